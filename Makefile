@@ -1,0 +1,47 @@
+# Two commands: `make run` (the main job, or CONFIG=my.yaml) and `make test`. Both set up .venv first; only Python 3.11 is needed.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CONFIG ?=
+CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+# Snakemake and its plugins keep their caches here, so that an unwritable HOME is no obstacle.
+export XDG_CACHE_HOME := $(CURDIR)/.venv/cache
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) --profile workflow/profiles/default $(if $(CONFIG),--configfile "$(CONFIG)")
+
+.PHONY: run test test-slow setup report-snakemake lock clean
+
+run: .venv/.runtime
+	$(SNAKEMAKE)
+	@.venv/bin/python workflow/scripts/headline.py $(if $(CONFIG),"$(CONFIG)")
+
+setup: .venv/.runtime
+
+test: .venv/.dev
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/snakefmt --check Snakefile workflow
+	.venv/bin/mypy
+	.venv/bin/snakemake --lint
+	.venv/bin/pytest -m "not slow" -n $(CORES) --dist worksteal -q
+
+test-slow: .venv/.dev
+	.venv/bin/pytest -m slow -q
+
+.venv/bin/python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "antibody-sae needs Python 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
+	"$(PYTHON)" -m venv .venv
+
+.venv/.runtime: envs/requirements.lock | .venv/bin/python
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
+	echo "$(CURDIR)/workflow/lib" > "$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/antibody_sae.pth"
+	touch $@
+
+.venv/.dev: envs/dev.lock .venv/.runtime
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r envs/dev.lock
+	touch $@
+
+lock: | .venv/bin/python
+	.venv/bin/python envs/lock.py
+
+clean:
+	rm -rf .venv .snakemake

@@ -1,0 +1,144 @@
+"""A run's configuration: defaults, checks that need no job, and the hash that ties a stage to its code.
+
+Runs while Snakemake parses, so nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import difflib
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from antibody_sae import presets
+from antibody_sae.io import InputError
+
+LIBRARY = Path(__file__).parent
+SCHEMA = LIBRARY.parents[1] / "schemas" / "config.schema.yaml"
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+
+
+def _resolve(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "$ref" not in schema:
+        return schema
+    name = schema["$ref"].removeprefix("#/$defs/")
+    return {**_schema()["$defs"][name], **{k: v for k, v in schema.items() if k != "$ref"}}
+
+
+def _fill(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
+    """Put the schema's defaults where the value says nothing."""
+    for key, part in schema.get("properties", {}).items():
+        part = _resolve(part)
+        if key not in value and "default" in part:
+            value[key] = copy.deepcopy(part["default"])
+        if isinstance(value.get(key), dict):
+            _fill(value[key], part)
+    extra = _resolve(schema["additionalProperties"]) if isinstance(schema.get("additionalProperties"), dict) else None
+    for key in value if extra is not None else ():
+        if key not in schema.get("properties", {}) and isinstance(value[key], dict):
+            _fill(value[key], extra or {})
+
+
+def _message(error: jsonschema.ValidationError) -> str:
+    place = ".".join(map(str, error.absolute_path))
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        unknown = [k for k in error.instance if k not in known]
+        hints = []
+        for key in unknown:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
+            hints.append(f"unknown key {'.'.join(filter(None, [place, key]))!r}; {hint}")
+        return "; ".join(hints)
+    return f"{place or 'the whole file'}: {error.message}"
+
+
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with every default filled in, checked as far as no job is needed.
+
+    Raises InputError that lists every mistake by its key, with a suggestion where one is near.
+    """
+    full = copy.deepcopy(dict(config))
+    for section, part in _schema()["properties"].items():  # an empty `steering:` in YAML is None
+        if full.get(section) is None and part.get("type") == "object":
+            full.pop(section, None)
+    errors = sorted(jsonschema.Draft202012Validator(_schema()).iter_errors(full), key=lambda e: list(map(str, e.path)))
+    if errors:
+        raise InputError("config: " + "\n        ".join(_message(e) for e in errors))
+    _fill(full, _schema())
+    mistakes = list(_mistakes(full))
+    if mistakes:
+        raise InputError("config: " + "\n        ".join(mistakes))
+    return full
+
+
+def _mistakes(config: Mapping[str, Any]) -> Iterator[str]:
+    spec = presets.resolve(config["model"])
+    layers = presets.layer_count(spec)
+    for layer in config["activations"]["layers"]:
+        if layers is not None and layer > layers:
+            yield f"activations.layers: {layer}, but model {spec.name} has layers 1 to {layers}"
+    sequences = config["sequences"]
+    if sequences["source"] == "generate":
+        if sequences["chains"] not in spec.templates:
+            yield f"sequences.chains: model {spec.name} writes {' or '.join(spec.templates)}, not {sequences['chains']}"
+        if spec.species and sequences["species"] not in spec.species:
+            yield f"sequences.species: {sequences['species']!r} is none of {', '.join(spec.species)}"
+    if config["splits"]["validation"] + config["splits"]["test"] >= 1:
+        yield "splits: validation and test leave nothing to train on; make them smaller"
+    for name, sae in saes(config).items():
+        if sae["k"] > sae["latents"]:
+            yield f"saes.train.{name}: k {sae['k']} > latents {sae['latents']}"
+
+
+def saes(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings of each SAE by name: defaults, then saes.shared, then its own entry of saes.train."""
+    defaults = {
+        key: part["default"] for key, part in _schema()["$defs"]["sae"]["properties"].items() if "default" in part
+    }
+    return {
+        name: {"architecture": "topk", "latents": 2048, "k": 32, **defaults, **config["saes"]["shared"], **own}
+        for name, own in config["saes"]["train"].items()
+    }
+
+
+@cache
+def _imports(path: Path) -> frozenset[Path]:
+    """Library files that a file imports, directly or through others."""
+    found: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "antibody_sae":
+            module = (node.module or "").partition(".")[2]
+            names = [module] if module else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [a.name.partition(".")[2] for a in node.names if a.name.startswith("antibody_sae.")]
+        for name in names:
+            target = LIBRARY / f"{name}.py"
+            if target.is_file() and target not in found:
+                found |= {target, *_imports(target)}
+    return frozenset(found)
+
+
+@cache
+def source_hash(script: str) -> str:
+    """Hash of a script and of every library module it uses, comments aside.
+
+    Snakemake does not see an edit in an imported package, so each rule carries this among its params.
+    """
+    path = Path(script)
+    digest = hashlib.sha256()
+    for file in [path, *sorted(_imports(path))]:
+        digest.update(ast.dump(ast.parse(file.read_text(encoding="utf-8"))).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,193 @@
+"""Reading and writing every file of a run: whole or not at all, verified when read, never pickled."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:  # heavy packages load only where a function needs them: Snakemake's parse imports this module
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+T = TypeVar("T")
+
+
+class InputError(Exception):
+    """Something the user can mend; the message names the file, the place in it and the remedy."""
+
+
+@contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success fsync and rename it there, on failure remove it.
+
+    A reader therefore sees the old file, the new file or none, never a part of one (also after kill -9 or a
+    full disk: the rename comes last).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    part = Path(name)
+    try:
+        yield part
+        with open(part, "rb+") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        os.replace(part, path)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}:
+            raise
+        raise InputError(f"{path}: could not be written ({error.strerror}); make room or choose another folder") from
+        error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def antibody_id(heavy: str | None, light: str | None) -> str:
+    """The antibody's name everywhere: a hash of its residues, so equal antibodies have equal names."""
+    return hashlib.blake2b(f"{heavy or ''}|{light or ''}".encode(), digest_size=10).hexdigest()
+
+
+def write_json(value: Any, path: str | Path) -> None:
+    """Write JSON (sorted keys, NaN refused: it is not JSON)."""
+    with atomic(path) as part:
+        part.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read JSON; raises InputError that names the file."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error}); delete it and run again to rebuild it") from error
+
+
+def write_parquet(table: pd.DataFrame | pa.Table, path: str | Path) -> None:
+    """Write a table with page checksums, so that a flipped byte is found when it is read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not isinstance(table, pa.Table):
+        table = pa.Table.from_pandas(table, preserve_index=False)
+    with atomic(path) as part:
+        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
+
+
+def read_parquet(path: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """Read a table, verifying its checksums; raises InputError that names the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=columns, page_checksum_verification=True).to_pandas()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not readable as Parquet ({error}); delete it and run again to rebuild it") from error
+
+
+@contextmanager
+def parquet_writer(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """A writer for tables too large for memory: `write_table` once a row group, with page checksums."""
+    import pyarrow.parquet as pq
+
+    with atomic(path) as part, pq.ParquetWriter(part, schema, compression="zstd", write_page_checksum=True) as writer:
+        yield writer
+
+
+def parquet_batches(
+    path: str | Path, start: int = 0, stop: int | None = None, columns: list[str] | None = None, rows: int = 4096
+) -> Iterator[pa.Table]:
+    """Rows start..stop of a table, `rows` at most at a time; raises InputError that names the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            stop = file.metadata.num_rows if stop is None else stop
+            first = 0  # row number of the row group's first row
+            for group in range(file.num_row_groups):
+                size = file.metadata.row_group(group).num_rows
+                low, high = max(start - first, 0), min(stop - first, size)
+                offset = 0
+                if low < high:
+                    for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
+                        part = batch.slice(max(low - offset, 0), max(min(high - offset, batch.num_rows) - max(low - offset, 0), 0))
+                        offset += batch.num_rows
+                        if part.num_rows:
+                            yield pa.Table.from_batches([part])
+                first += size
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path}: not readable as Parquet ({error}); delete it and run again to rebuild it") from error
+
+
+def write_safetensors(
+    tensors: dict[str, torch.Tensor], path: str | Path, metadata: dict[str, str] | None = None
+) -> str:
+    """Write tensors and return the file's SHA-256, for the manifest that will vouch for it."""
+    from safetensors.torch import save_file
+
+    with atomic(path) as part:
+        try:
+            save_file(tensors, part, metadata=metadata)
+        except Exception as error:  # safetensors raises its own SafetensorError, also when the disk is full
+            raise InputError(f"{path}: could not be written ({error}); free some space there") from error
+        return sha256_file(part)
+
+
+def read_safetensors(path: str | Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
+    """Read tensors; where `sha256` is given, the file must have it. Raises InputError that names the file."""
+    from safetensors.torch import load_file
+
+    remedy = "delete it and run again to rebuild it"
+    try:
+        if sha256 is not None and sha256_file(path) != sha256:
+            raise InputError(f"{path}: its contents are not what its manifest vouches for; {remedy}")
+        return load_file(path)
+    except InputError:
+        raise
+    except Exception as error:  # safetensors raises its own SafetensorError for a broken header
+        raise InputError(f"{path}: not readable as safetensors ({error}); {remedy}") from error
+
+
+def inside(folder: str | Path, name: str) -> Path:
+    """`folder/name`, refusing a name that would leave the folder (names come from configs and data)."""
+    path = (Path(folder) / name).resolve()
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or path.parent != Path(folder).resolve():
+        raise InputError(f"{name!r}: names are letters, digits, '.', '_' and '-' only, and start with a letter or
+        digit")
+    return path
+
+
+def progress(items: Iterable[T], total: int | None, what: str) -> Iterable[T]:
+    """A progress bar on stderr; in a log file it writes a line at most every 10 seconds."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=what, mininterval=0.5 if sys.stderr.isatty() else 10, dynamic_ncols=True)
+
+
+def check_provenance(found: Mapping[str, Any], expected: Mapping[str, Any], path: str | Path) -> None:
+    """Raise InputError where a cached file's manifest disagrees with what this run expects of it."""
+    for key, value in expected.items():
+        if found.get(key) != value:
+            raise InputError(
+                f"{path}: {key} is {found.get(key)!r}, this run expects {value!r}; "
+                "it belongs to another run: delete it and run again to rebuild it"
+            )

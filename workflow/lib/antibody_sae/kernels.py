@@ -1,0 +1,413 @@
+"""Fused CPU kernels of the prefix-weighted TopK autoencoder: selection, loss, exact gradients, update.
+
+Shapes: B tokens, d = d_model, K latents, m active latents of a token (its code), in ascending order of index.
+With v_t = z_t d_(i_t), r_t = v_1 + ... + v_t and T_t = P(l >= i_t), the survival function of the prefix law p,
+
+    sum_l p(l) ||y - D Lambda_l z||^2 = ||y||^2 + sum_t T_t (||y - r_t||^2 - ||y - r_(t-1)||^2)
+    d/dv_t = 2 (S_t - T_t (y - r_t)),   S_t = sum over s > t of T_s v_s
+
+(the objective of arXiv:2512.02194, summed over every prefix; TopK is T = 1). A token's two walks over its code keep
+the residual y - r_t and S_t in cache, so the cost is O(m d) a token whatever K is, and no [B, K] reconstruction,
+no [B, m, d] tensor and no dense gradient ever exists.
+
+Every kernel runs on one thread and releases the GIL; callers give each thread its own tokens (walk) or its own
+latents (update), so the result depends on the number of threads only, never on timing. The kernels compile for
+float32 (training) and float64 (the tests' reference).
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba import njit
+
+# Sums may be reordered (vectorised), but NaN and Inf keep their meaning. Compiled once, cached on disk.
+_FASTMATH = {"contract", "reassoc", "nsz"}
+
+
+def _jit(function):  # type: ignore[no-untyped-def]
+    return njit(function, nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")
+
+
+@_jit
+def _kth_largest(values, n, k, ceiling):
+    """The k-th largest of values[:n], by bisection on the value; 1 where fewer than k are positive.
+
+    Bisection is a few vectorised counting passes; a quickselect mispredicts half of its branches.
+    """
+    low, high = np.int64(1), np.int64(ceiling)
+    while low < high:
+        middle = low + (high - low + 1) // 2
+        bound = values.dtype.type(middle)
+        count = 0
+        for i in range(n):
+            count += values[i] >= bound
+        if count >= k:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@_jit
+def select_topk(keys, k, allowed, indices):
+    """Indices of the k largest positive entries of each row, ascending; free places hold K (no latent).
+
+    Parameters
+    ----------
+    keys : int16 or int32 [B, K]
+        Bit patterns of bfloat16 or float32 numbers: for positive numbers the order of the patterns is the order
+        of the numbers, and every negative number has a negative pattern.
+    k : int
+    allowed : int64 [K] or [0]
+        The latents to choose from, ascending; empty for all.
+    indices : int32 [B, >= k]
+        Written in its first k columns.
+
+    Notes
+    -----
+    The maxima of G interleaved groups bound the k-th largest entry from below: k groups hold an entry at least as
+    large as the k-th largest maximum. So one vectorised pass finds a bound that only slightly more than k entries
+    pass, and only the groups that hold them are looked at again. Ties go to the lowest index.
+    """
+    n_rows, n_latents = keys.shape
+    subset = allowed.shape[0] > 0
+    width = allowed.shape[0] if subset else n_latents
+    groups = 64
+    while groups < 8 * k:
+        groups *= 2
+    if 2 * groups > width:
+        groups = width
+    row = np.empty(width, keys.dtype)
+    maxima = np.empty(groups, keys.dtype)
+    chosen = np.empty(groups + 1, np.int32)
+    candidates = np.empty(width + 1, np.int32)
+    candidate_keys = np.empty(width + 1, keys.dtype)
+    for b in range(n_rows):
+        if subset:
+            for j in range(width):
+                row[j] = keys[b, allowed[j]]
+        else:
+            row = keys[b]
+        for g in range(groups):
+            maxima[g] = row[g]
+        full = width // groups
+        for block in range(1, full):
+            start = block * groups
+            for g in range(groups):
+                maxima[g] = max(maxima[g], row[start + g])
+        start = full * groups
+        for g in range(width - start):
+            maxima[g] = max(maxima[g], row[start + g])
+        ceiling = np.int64(1)
+        for g in range(groups):
+            ceiling = max(ceiling, np.int64(maxima[g]))
+        bound = keys.dtype.type(_kth_largest(maxima, groups, k, ceiling))
+        n_chosen = 0
+        for g in range(groups):  # branch-free: a mispredicted branch costs more than the store
+            chosen[n_chosen] = g
+            n_chosen += maxima[g] >= bound
+        n_candidates = 0
+        for block in range(full + 1):
+            start = block * groups
+            for c in range(n_chosen):
+                j = start + chosen[c]
+                if j >= width:
+                    break
+                candidates[n_candidates] = j
+                candidate_keys[n_candidates] = row[j]
+                n_candidates += row[j] >= bound
+        exact = keys.dtype.type(_kth_largest(candidate_keys, n_candidates, k, ceiling))
+        above = 0
+        for c in range(n_candidates):
+            above += candidate_keys[c] > exact
+        ties = k - above
+        n = 0
+        for c in range(n_candidates):
+            take = candidate_keys[c] > exact
+            if candidate_keys[c] == exact and ties > 0:
+                ties -= 1
+                take = True
+            if take:
+                j = candidates[c]
+                indices[b, n] = allowed[j] if subset else j
+                n += 1
+        for t in range(n, k):
+            indices[b, t] = n_latents
+
+
+@_jit
+def activations(y, encoder, bias, indices, start, stop, values):
+    """values[:, start:stop] = relu(<encoder[i], y> + bias[i]) for the codes' indices i; 0 in free places.
+
+    The selection may come from a bfloat16 product; the values that enter the reconstruction never do.
+    y [B, d], encoder [K, d], bias [K], indices int32 [B, m], values [B, m].
+    """
+    n_latents, d = encoder.shape
+    for b in range(y.shape[0]):
+        target = y[b]
+        for t in range(start, stop):
+            i = indices[b, t]
+            values[b, t] = 0
+            if i < n_latents:
+                row = encoder[i]
+                dot = y.dtype.type(0)
+                for c in range(d):
+                    dot += row[c] * target[c]
+                values[b, t] = max(dot + bias[i], y.dtype.type(0))
+
+
+@_jit
+def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d_decoder, d_target, residual):
+    """Prefix-weighted loss of the codes[:, start:stop] against y, and its exact gradients, times `weight`.
+
+    Parameters
+    ----------
+    y : [B, d]
+        What to reconstruct.
+    decoder : [K, d]
+    survival : [K]
+        T(i) = P(l >= i), the weight of all prefixes that hold latent i.
+    indices, values : [B, m]
+    weight : float
+    d_values : [B, m]
+        Written: gradient with respect to the values; 0 where a value is 0 (the ReLU's gradient).
+    d_decoder : [K, d]
+        Added to: this thread's buffer.
+    d_target : [d]
+        Added to: gradient with respect to a bias added to every prefix' reconstruction.
+    residual : [B, d]
+        Written: y minus the full reconstruction.
+
+    Returns
+    -------
+    (float, float)
+        Sums over the tokens, without `weight`: the prefix-weighted squared error and that of the full code.
+    """
+    n_latents, d = decoder.shape
+    number = y.dtype.type
+    error = np.empty(d, y.dtype)
+    suffix = np.empty(d, y.dtype)
+    twice = number(2 * weight)
+    loss, full = 0.0, 0.0
+    for b in range(y.shape[0]):
+        norm = number(0)
+        for c in range(d):
+            error[c] = y[b, c]
+            suffix[c] = 0
+            norm += error[c] * error[c]
+        token_loss = norm
+        for t in range(start, stop):
+            z = values[b, t]
+            if z > 0:
+                i = indices[b, t]
+                row = decoder[i]
+                after = number(0)
+                for c in range(d):
+                    error[c] -= z * row[c]
+                    after += error[c] * error[c]
+                token_loss += survival[i] * (after - norm)
+                norm = after
+        loss += token_loss
+        full += norm
+        for c in range(d):
+            residual[b, c] = error[c]
+        for t in range(stop - 1, start - 1, -1):
+            z = values[b, t]
+            d_values[b, t] = 0
+            if z > 0:
+                i = indices[b, t]
+                share = survival[i]
+                row = decoder[i]
+                gradient_row = d_decoder[i]
+                scaled = twice * z
+                dot = number(0)
+                for c in range(d):
+                    gradient = suffix[c] - share * error[c]
+                    dot += gradient * row[c]
+                    gradient_row[c] += scaled * gradient
+                    v = z * row[c]
+                    error[c] += v
+                    suffix[c] += share * v
+                d_values[b, t] = twice * dot
+        for c in range(d):
+            d_target[c] += twice * (suffix[c] - y[b, c])
+    return loss, full
+
+
+@_jit
+def by_latent(indices, values, n_latents, starts, tokens, slots):
+    """Group the active entries of the codes [B, m] by latent (a counting sort, tokens ascending in each group).
+
+    Entries of latent i are at starts[i]:starts[i + 1] of tokens and slots (int32, their row and column);
+    starts int64 [K + 1]. Tokens and slots need room for B m entries.
+    """
+    for i in range(n_latents + 1):
+        starts[i] = 0
+    n, m = indices.shape
+    for b in range(n):
+        for t in range(m):
+            if values[b, t] > 0:
+                starts[indices[b, t] + 1] += 1
+    for i in range(n_latents):
+        starts[i + 1] += starts[i]
+    place = starts[:-1].copy()
+    for b in range(n):
+        for t in range(m):
+            if values[b, t] > 0:
+                i = indices[b, t]
+                tokens[place[i]] = b
+                slots[place[i]] = t
+                place[i] += 1
+
+
+@_jit
+def _encoder_gradient(y, d_values, tokens, slots, start, stop, gradient):
+    """gradient [d] = sum over a latent's entries of their d_value times their token; returns the bias' gradient."""
+    d = y.shape[1]
+    total = y.dtype.type(0)
+    for c in range(d):
+        gradient[c] = 0
+    e = start
+    while e + 4 <= stop:  # four tokens a pass: the sum is loaded and stored once for the four
+        g0, g1 = d_values[tokens[e], slots[e]], d_values[tokens[e + 1], slots[e + 1]]
+        g2, g3 = d_values[tokens[e + 2], slots[e + 2]], d_values[tokens[e + 3], slots[e + 3]]
+        y0, y1, y2, y3 = y[tokens[e]], y[tokens[e + 1]], y[tokens[e + 2]], y[tokens[e + 3]]
+        for c in range(d):
+            gradient[c] += g0 * y0[c] + g1 * y1[c] + g2 * y2[c] + g3 * y3[c]
+        total += g0 + g1 + g2 + g3
+        e += 4
+    while e < stop:
+        g, row = d_values[tokens[e], slots[e]], y[tokens[e]]
+        for c in range(d):
+            gradient[c] += g * row[c]
+        total += g
+        e += 1
+    return total
+
+
+@_jit
+def gradients(y, d_values, tokens, slots, starts, buffers, encoder, d_encoder, d_bias, d_decoder, d_input):
+    """The dense gradients, for tests and diagnosis; `update` computes the same and never stores them.
+
+    d_encoder [K, d], d_bias [K], d_decoder [K, d] and d_input [d] (through the encoder's input) are written.
+    """
+    d_input[:] = 0
+    for i in range(encoder.shape[0]):
+        d_bias[i] = _encoder_gradient(y, d_values, tokens, slots, starts[i], starts[i + 1], d_encoder[i])
+        d_decoder[i] = buffers[:, i].sum(axis=0)
+        d_input += d_bias[i] * encoder[i]
+
+
+@_jit
+def adam(parameter, gradient, first, second, rate, correction, beta1, beta2, epsilon):
+    """One Adam step (arXiv:1412.6980, algorithm 1) in place; correction = 1 - beta2^step, rate holds 1 - beta1^step."""
+    keep1, keep2 = parameter.dtype.type(beta1), parameter.dtype.type(beta2)
+    new1, new2 = parameter.dtype.type(1 - beta1), parameter.dtype.type(1 - beta2)
+    scale = parameter.dtype.type(1 / np.sqrt(correction))
+    rate, epsilon = parameter.dtype.type(rate), parameter.dtype.type(epsilon)
+    for c in range(parameter.shape[0]):
+        g = gradient[c]
+        m = keep1 * first[c] + new1 * g
+        v = keep2 * second[c] + new2 * g * g
+        first[c] = m
+        second[c] = v
+        parameter[c] -= rate * m / (np.sqrt(v) * scale + epsilon)
+
+
+@_jit
+def update(
+    part, parts, frozen, y, d_values, tokens, slots, starts, buffers, encoder, bias, decoder,
+    encoder_first, encoder_second, bias_first, bias_second, decoder_first, decoder_second,
+    rate, correction, beta1, beta2, epsilon, d_input, half,
+):  # fmt: skip
+    """Gradients and Adam step of latents part, part + parts, ...: each row's gradient lives in cache only.
+
+    A decoder row loses the gradient's part along itself, and is scaled back to unit norm after the step
+    (sections 3.2 and A.1 of arXiv:2406.04093). Latents below `frozen` keep their weights. `buffers` [threads, K, d] are summed and
+    zeroed. d_input [d] is added to: gradient through the encoder's input. half uint16 [K, d] (or [0, 0]): written, the
+    encoder in bfloat16, rounded to nearest even.
+    """
+    n_latents, d = encoder.shape
+    number = encoder.dtype.type
+    gradient = np.empty(d, encoder.dtype)
+    scalar = np.empty(1, encoder.dtype)
+    for i in range(part, n_latents, parts):
+        scalar[0] = _encoder_gradient(y, d_values, tokens, slots, starts[i], starts[i + 1], gradient)
+        row = encoder[i]
+        through = scalar[0]
+        for c in range(d):
+            d_input[c] += through * row[c]
+        if i >= frozen:
+            adam(row, gradient, encoder_first[i], encoder_second[i], rate, correction, beta1, beta2, epsilon)
+            adam(bias[i : i + 1], scalar, bias_first[i : i + 1], bias_second[i : i + 1],
+                 rate, correction, beta1, beta2, epsilon)  # fmt: skip
+        row = decoder[i]
+        for c in range(d):
+            gradient[c] = 0
+        for part_buffer in range(buffers.shape[0]):
+            buffer = buffers[part_buffer, i]
+            for c in range(d):
+                gradient[c] += buffer[c]
+                buffer[c] = 0
+        if i >= frozen:
+            along = number(0)
+            for c in range(d):
+                along += gradient[c] * row[c]
+            for c in range(d):
+                gradient[c] -= along * row[c]
+            adam(row, gradient, decoder_first[i], decoder_second[i], rate, correction, beta1, beta2, epsilon)
+            norm = number(0)
+            for c in range(d):
+                norm += row[c] * row[c]
+            inverse = number(1) / np.sqrt(norm)
+            for c in range(d):
+                row[c] *= inverse
+    if half.shape[0]:
+        bits = encoder.view(np.uint32)
+        for i in range(part, n_latents, parts):
+            for c in range(d):
+                u = bits[i, c]
+                half[i, c] = np.uint16((u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@_jit
+def prefix_errors(y, decoder, indices, values, errors, cosine_target, cosines):
+    """Squared error of every prefix at once: errors [K + 1] += the change that each active latent makes.
+
+    errors[0] += ||y||^2 and errors[i + 1] += ||y - r_t||^2 - ||y - r_(t-1)||^2 for latent i, so its running sum at
+    l is the error of the prefix of l latents. cosines [B]: written, the cosine of y + cosine_target and its
+    reconstruction.
+    """
+    n_latents, d = decoder.shape
+    error = np.empty(d, y.dtype)
+    for b in range(y.shape[0]):
+        norm = 0.0
+        for c in range(d):
+            error[c] = y[b, c]
+            norm += error[c] * error[c]
+        errors[0] += norm
+        for t in range(indices.shape[1]):
+            z = values[b, t]
+            if z > 0:
+                i = indices[b, t]
+                row = decoder[i]
+                after = 0.0
+                for c in range(d):
+                    error[c] -= z * row[c]
+                    after += error[c] * error[c]
+                errors[i + 1] += after - norm
+                norm = after
+        dot, ours, theirs = 0.0, 0.0, 0.0
+        for c in range(d):
+            target = y[b, c] + cosine_target[c]
+            guess = target - error[c]
+            dot += target * guess
+            ours += guess * guess
+            theirs += target * target
+        cosines[b] = dot / np.sqrt(max(ours * theirs, 1e-30))
+
+
+def threads_available() -> int:
+    """Cores that this process may use (numba's count respects the affinity mask)."""
+    return int(numba.config.NUMBA_NUM_THREADS)

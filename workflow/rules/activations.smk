@@ -1,0 +1,46 @@
+# Stage 4: the residual stream of every residue. One forward pass harvests all layers.
+
+
+rule harvest:
+    input:
+        antibodies=f"{OUT}/sequences/antibodies.parquet",
+        chains=f"{OUT}/numbering/chains.parquet",
+    output:
+        expand(f"{OUT}/activations/layer{{layer}}/shard-{{{{shard}}}}.safetensors", layer=LAYERS),
+    params:
+        model=config["model"],
+        activations=config["activations"],
+        code=code("harvest.py"),
+    log:
+        f"{OUT}/logs/harvest-{{shard}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/harvest-{{shard}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(2500),
+        runtime=minutes(120),
+        gpu=0,
+    script:
+        "../scripts/harvest.py"
+
+
+rule manifest:
+    input:
+        expand(
+            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
+            shard=range(config["activations"]["shards"]),
+        ),
+    output:
+        f"{OUT}/activations/layer{{layer}}/manifest.json",
+    params:
+        code=code("manifest.py"),
+    log:
+        f"{OUT}/logs/manifest-layer{{layer}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/manifest-layer{{layer}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(1000, 0),
+        runtime=minutes(30),
+    script:
+        "../scripts/manifest.py"
