@@ -50,8 +50,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}:
             raise
-        raise InputError(f"{path}: could not be written ({error.strerror}); make room or choose another folder") from
-        error
+        raise InputError(
+            f"{path}: could not be written ({error.strerror}); make room or choose another folder"
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -129,7 +130,8 @@ def parquet_batches(
                 offset = 0
                 if low < high:
                     for batch in file.iter_batches(rows, row_groups=[group], columns=columns):
-                        part = batch.slice(max(low - offset, 0), max(min(high - offset, batch.num_rows) - max(low - offset, 0), 0))
+                        skip = min(max(low - offset, 0), batch.num_rows)
+                        part = batch.slice(skip, max(high - offset - skip, 0))
                         offset += batch.num_rows
                         if part.num_rows:
                             yield pa.Table.from_batches([part])
@@ -171,8 +173,9 @@ def inside(folder: str | Path, name: str) -> Path:
     """`folder/name`, refusing a name that would leave the folder (names come from configs and data)."""
     path = (Path(folder) / name).resolve()
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or path.parent != Path(folder).resolve():
-        raise InputError(f"{name!r}: names are letters, digits, '.', '_' and '-' only, and start with a letter or
-        digit")
+        raise InputError(
+            f"{name!r}: names are letters, digits, '.', '_' and '-' only, and start with a letter or digit"
+        )
     return path
 
 
