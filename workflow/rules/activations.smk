@@ -7,10 +7,6 @@ rule harvest:
         chains=f"{OUT}/numbering/chains.parquet",
     output:
         expand(f"{OUT}/activations/layer{{layer}}/shard-{{{{shard}}}}.safetensors", layer=LAYERS),
-    params:
-        model=config["model"],
-        activations=config["activations"],
-        code=code("harvest.py"),
     log:
         f"{OUT}/logs/harvest-{{shard}}.log",
     benchmark:
@@ -20,6 +16,10 @@ rule harvest:
         mem_mb=memory(2500),
         runtime=minutes(120),
         gpu=0,
+    params:
+        model=config["model"],
+        activations=config["activations"],
+        code=code("harvest.py"),
     script:
         "../scripts/harvest.py"
 
@@ -32,8 +32,6 @@ rule manifest:
         ),
     output:
         f"{OUT}/activations/layer{{layer}}/manifest.json",
-    params:
-        code=code("manifest.py"),
     log:
         f"{OUT}/logs/manifest-layer{{layer}}.log",
     benchmark:
@@ -42,5 +40,7 @@ rule manifest:
     resources:
         mem_mb=memory(1000, 0),
         runtime=minutes(30),
+    params:
+        code=code("manifest.py"),
     script:
         "../scripts/manifest.py"

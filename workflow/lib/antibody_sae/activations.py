@@ -85,7 +85,7 @@ def harvest(
         bar = progress(starts, len(starts), f"activations of {len(antibodies)} antibodies")
         for start in bar:
             passages, owners = [], []
-            rows = list(antibodies.iloc[start : start + _WINDOW].itertuples())
+            rows: list[Any] = list(antibodies.iloc[start : start + _WINDOW].itertuples())
             for row in rows:
                 encoded = model.encode(
                     row.heavy if isinstance(row.heavy, str) else None,
@@ -125,10 +125,10 @@ class _ShardWriter:
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         part = stack.enter_context(atomic(path))
-        self._ids: BinaryIO = stack.enter_context(open(part, "wb"))
+        self._ids: BinaryIO = stack.enter_context(part.open("wb"))
         self._ids.write(len(text).to_bytes(8, "little") + text)
         self._ids.flush()
-        self._acts: BinaryIO = stack.enter_context(open(part, "rb+"))
+        self._acts: BinaryIO = stack.enter_context(part.open("rb+"))
         self._acts.seek(8 + len(text) + 8 * n)
 
     def add(self, acts: Tensor, residue_id: np.ndarray) -> None:

@@ -50,7 +50,7 @@ def _fill(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
             _fill(value[key], extra or {})
 
 
-def _message(error: jsonschema.ValidationError) -> str:
+def _message(error: Any) -> str:
     place = ".".join(map(str, error.absolute_path))
     if error.validator == "additionalProperties":
         known = list(error.schema.get("properties", {}))

@@ -1,4 +1,4 @@
-"""What every job of the workflow needs: a log that is also seen, threads that follow Snakemake, errors in plain words."""
+"""What every job needs: a log that is also seen, threads that follow Snakemake, errors in plain words."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def job(snakemake: Any) -> Iterator[None]:
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
             if "numba" in sys.modules:
-                sys.modules["numba"].set_num_threads(min(snakemake.threads, sys.modules["numba"].config.NUMBA_NUM_THREADS))
+                sys.modules["numba"].set_num_threads(
+                    min(snakemake.threads, sys.modules["numba"].config.NUMBA_NUM_THREADS)
+                )
             yield
         except InputError as error:
             print(f"\nError: {error}", file=sys.stderr)

@@ -11,14 +11,13 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -200,7 +199,9 @@ class AntibodyModel:
             try:
                 tokens += [self.residue_tokens[r] for r in sequence]
             except KeyError as error:
-                raise InputError(f"model {self.spec.name}: no token for residue {error} in {sequence[:20]}...") from None
+                raise InputError(
+                    f"model {self.spec.name}: no token for residue {error} in {sequence[:20]}..."
+                ) from None
             residue += range(count, count + len(sequence))
             count += len(sequence)
         if len(tokens) > self.max_tokens:
@@ -260,6 +261,7 @@ class AntibodyModel:
         """
         for layer in layers:
             self._check_layer(layer)
+        base: Any = self.hf.base_model
         seen: dict[int, Tensor] = {}
         last = max(layers)
 
@@ -273,10 +275,8 @@ class AntibodyModel:
         ]
         try:
             for indices, tokens in self._batches(passages):
-                try:
-                    self.hf.base_model(input_ids=tokens, use_cache=False)
-                except _Stop:
-                    pass
+                with suppress(_Stop):
+                    base(input_ids=tokens, use_cache=False)
                 for row, i in enumerate(indices):
                     at = torch.from_numpy(np.flatnonzero(passages[i].residue >= 0)).to(self.device)
                     yield i, {n: seen[n][row].index_select(0, at).cpu() for n in layers}
@@ -296,7 +296,9 @@ class AntibodyModel:
                 with self._hooked(layer, lambda hidden, tokens=tokens: edit(hidden, tokens)):  # type: ignore[misc]
                     logits = self.hf(input_ids=tokens, use_cache=False).logits
             if not torch.isfinite(logits).all():
-                raise InputError(f"model {self.spec.name}: its output is not finite; choose a smaller strength or float32")
+                raise InputError(
+                    f"model {self.spec.name}: its output is not finite; choose a smaller strength or float32"
+                )
             for row, i in enumerate(indices):
                 yield i, logits[row, : len(passages[i].tokens)].float()
 
@@ -314,7 +316,7 @@ class AntibodyModel:
 
     @torch.inference_mode()
     def logit_lens(self, directions: Tensor) -> Tensor:
-        """[m, 20] logits of the residues (alphabetical) for residual directions [m, d_model]: final norm, unembedding."""
+        """[m, 20] logits of the residues (alphabetical) for residual directions [m, d_model]: final norm and head."""
         ids = torch.tensor([self.residue_tokens[r] for r in RESIDUES], device=self.device)
         normed = self._final_norm(directions.to(self.device, self.dtype))
         head: Any = self.hf.get_output_embeddings()  # type: ignore[operator]

@@ -39,12 +39,12 @@ class ModelSpec:
 
 
 IGLM_LICENCE = "IgLM's weights are licensed for non-commercial, academic use only"
-_IGLM = dict(
-    templates={"H": "[HEAVY][{species}]{heavy}[SEP]", "L": "[LIGHT][{species}]{light}[SEP]"},
-    species=("camel", "human", "mouse", "rabbit", "rat", "rhesus"),
-    packaged=True,
-    licence=IGLM_LICENCE,
-)
+_IGLM = {
+    "templates": {"H": "[HEAVY][{species}]{heavy}[SEP]", "L": "[LIGHT][{species}]{light}[SEP]"},
+    "species": ("camel", "human", "mouse", "rabbit", "rat", "rhesus"),
+    "packaged": True,
+    "licence": IGLM_LICENCE,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "iglm": {"checkpoint": "IgLM", **_IGLM},
     "iglm-s": {"checkpoint": "IgLM-S", **_IGLM},
@@ -90,9 +90,7 @@ def resolve(model: Mapping[str, Any]) -> ModelSpec:
             "model.name: progen2-oas brings its own Python code; read it, then set model.remote_code: true and "
             "model.revision to the commit you read"
         )
-    spec = ModelSpec(
-        name=name, revision=model.get("revision"), remote_code=bool(model.get("remote_code")), **preset
-    )
+    spec = ModelSpec(name=name, revision=model.get("revision"), remote_code=bool(model.get("remote_code")), **preset)
     folder = Path(spec.checkpoint)
     if (folder.is_absolute() or spec.checkpoint.startswith(".")) and not (folder / "config.json").is_file():
         raise InputError(f"model.path: {folder} has no config.json; give the folder of a transformers checkpoint")

@@ -1,0 +1,85 @@
+"""Shared fixtures: real IgLM-S, stub checkpoints of shapes that no package ships, one thread a test."""
+
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real sequences beside the project; a test that needs them skips where they are not."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data with real sequences here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def iglm_s():
+    """The real IgLM-S, float32."""
+    import torch
+    from antibody_sae import models
+
+    torch.set_num_threads(1)
+    return models.load({"name": "iglm-s", "dtype": "float32"})
+
+
+def write_tokenizer(folder: Path, tokens: list[str]) -> None:
+    """A tokenizer of single tokens, in the files that transformers reads."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token=tokens[0]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+
+
+@pytest.fixture(scope="session")
+def p_iggen_stub(tmp_path_factory) -> Path:
+    """A checkpoint of p-IgGen's exact class, shape and vocabulary with random weights; its generation config
+    calls token 2 (arginine) the end, as the published one does."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("p-iggen")
+    torch.manual_seed(0)
+    config = transformers.GPTNeoXConfig(
+        vocab_size=26, hidden_size=768, num_hidden_layers=4, num_attention_heads=8, intermediate_size=2048,
+        max_position_embeddings=1024, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = transformers.GPTNeoXForCausalLM(config)
+    model.save_pretrained(folder)
+    # PAD 0, "1" 23 and "2" 24 as published; arginine at 2 is the trap
+    letters = ["A", "R", *"CDEFGHIKLMNPQSTVWY", "X", "B"]
+    write_tokenizer(folder, ["<|pad|>", *letters, "1", "2", "Z"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def generic_stub(tmp_path_factory) -> Path:
+    """A small Llama-type checkpoint with one token a residue and grouped-query attention."""
+    import torch
+    import transformers
+
+    folder = tmp_path_factory.mktemp("generic")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=24, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=128, max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    write_tokenizer(folder, ["_", "<", ">", "?", *"ACDEFGHIKLMNPQRSTVWY"])
+    return folder
