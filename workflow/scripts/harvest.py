@@ -12,7 +12,9 @@ with job(snakemake):
     table = activations.numbered(
         read_parquet(snakemake.input.antibodies, columns=["antibody_id", "heavy", "light", "species"]), chains
     )
-    share = min(1.0, (settings["max_tokens"] or float("inf")) / max(1, chains.loc[chains["status"] == "ok", "length"].sum()))
+    share = min(
+        1.0, (settings["max_tokens"] or float("inf")) / max(1, chains.loc[chains["status"] == "ok", "length"].sum())
+    )
     start, stop = (len(table) * i // settings["shards"] for i in (shard, shard + 1))
     activations.harvest(
         models.load(snakemake.params.model),
