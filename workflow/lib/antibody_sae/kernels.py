@@ -17,7 +17,6 @@ float32 (training) and float64 (the tests' reference).
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numba import njit
 
@@ -184,7 +183,7 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
     (float, float)
         Sums over the tokens, without `weight`: the prefix-weighted squared error and that of the full code.
     """
-    n_latents, d = decoder.shape
+    d = decoder.shape[1]
     number = y.dtype.type
     error = np.empty(d, y.dtype)
     suffix = np.empty(d, y.dtype)
@@ -236,12 +235,14 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
 
 
 @_jit
-def by_latent(indices, values, n_latents, starts, tokens, slots):
+def by_latent(indices, values, k, starts, tokens, slots, silence):
     """Group the active entries of the codes [B, m] by latent (a counting sort, tokens ascending in each group).
 
     Entries of latent i are at starts[i]:starts[i + 1] of tokens and slots (int32, their row and column);
-    starts int64 [K + 1]. Tokens and slots need room for B m entries.
+    starts int64 [K + 1]. Tokens and slots need room for B m entries. silence [K] is set to 0 for the latents that are
+    active in the first k columns.
     """
+    n_latents = starts.shape[0] - 1
     for i in range(n_latents + 1):
         starts[i] = 0
     n, m = indices.shape
@@ -249,6 +250,8 @@ def by_latent(indices, values, n_latents, starts, tokens, slots):
         for t in range(m):
             if values[b, t] > 0:
                 starts[indices[b, t] + 1] += 1
+                if t < k:
+                    silence[indices[b, t]] = 0
     for i in range(n_latents):
         starts[i + 1] += starts[i]
     place = starts[:-1].copy()
@@ -323,9 +326,8 @@ def update(
 ):  # fmt: skip
     """Gradients and Adam step of latents part, part + parts, ...: each row's gradient lives in cache only.
 
-    A decoder row loses the gradient's part along itself, and is scaled back to unit norm after the step
-    (sections 3.2 and A.1 of arXiv:2406.04093). Latents below `frozen` keep their weights. `buffers` [threads, K, d] are summed and
-    zeroed. d_input [d] is added to: gradient through the encoder's input. half uint16 [K, d] (or [0, 0]): written, the
+    A decoder row loses the gradient's part along itself, and is scaled back to unit norm after the step (as in
+    arXiv:2406.04093). Latents below `frozen` keep their weights. `buffers` [threads, K, d] are summed and zeroed. d_input [d] is added to: gradient through the encoder's input. half uint16 [K, d] (or [0, 0]): written, the
     encoder in bfloat16, rounded to nearest even.
     """
     n_latents, d = encoder.shape
@@ -379,7 +381,7 @@ def prefix_errors(y, decoder, indices, values, errors, cosine_target, cosines):
     l is the error of the prefix of l latents. cosines [B]: written, the cosine of y + cosine_target and its
     reconstruction.
     """
-    n_latents, d = decoder.shape
+    d = decoder.shape[1]
     error = np.empty(d, y.dtype)
     for b in range(y.shape[0]):
         norm = 0.0
@@ -406,8 +408,3 @@ def prefix_errors(y, decoder, indices, values, errors, cosine_target, cosines):
             ours += guess * guess
             theirs += target * target
         cosines[b] = dot / np.sqrt(max(ours * theirs, 1e-30))
-
-
-def threads_available() -> int:
-    """Cores that this process may use (numba's count respects the affinity mask)."""
-    return int(numba.config.NUMBA_NUM_THREADS)

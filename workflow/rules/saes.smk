@@ -1,0 +1,58 @@
+# Stage 5: sparse autoencoders, one job each; with two seeds or more, how far the seeds agree.
+
+
+rule train_sae:
+    input:
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        shards=expand(
+            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
+            shard=range(config["activations"]["shards"]),
+        ),
+        splits=f"{OUT}/splits/antibodies.parquet",
+        chains=f"{OUT}/numbering/chains.parquet",
+        antibodies=f"{OUT}/sequences/antibodies.parquet",
+    output:
+        weights=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/sae.safetensors",
+        config=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/config.json",
+        metrics=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/metrics.json",
+        history=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/history.parquet",
+    log:
+        f"{OUT}/logs/train_sae-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/train_sae-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    threads: config["saes"]["threads"]
+    resources:
+        mem_mb=memory(4000, 0),
+        runtime=minutes(120),
+        gpu=0,
+    params:
+        run=OUT,
+        model=config["model"],
+        settings=lambda wildcards: SAES[wildcards.sae],
+        checkpoint=f"{OUT}/checkpoints/saes/layer{{layer}}/{{sae}}-seed{{seed}}.safetensors",
+        code=code("train_sae.py"),
+    script:
+        "../scripts/train_sae.py"
+
+
+rule compare_seeds:
+    input:
+        expand(
+            f"{OUT}/saes/layer{{{{layer}}}}/{{{{sae}}}}-seed{{seed}}/sae.safetensors",
+            seed=SEEDS,
+        ),
+    output:
+        f"{OUT}/saes/layer{{layer}}/{{sae}}-stability.json",
+    log:
+        f"{OUT}/logs/compare_seeds-layer{{layer}}-{{sae}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/compare_seeds-layer{{layer}}-{{sae}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 0),
+        runtime=minutes(30),
+    params:
+        seeds=SEEDS,
+        code=code("compare_seeds.py"),
+    script:
+        "../scripts/compare_seeds.py"
