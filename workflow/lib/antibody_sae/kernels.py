@@ -327,7 +327,8 @@ def update(
     """Gradients and Adam step of latents part, part + parts, ...: each row's gradient lives in cache only.
 
     A decoder row loses the gradient's part along itself, and is scaled back to unit norm after the step (as in
-    arXiv:2406.04093). Latents below `frozen` keep their weights. `buffers` [threads, K, d] are summed and zeroed. d_input [d] is added to: gradient through the encoder's input. half uint16 [K, d] (or [0, 0]): written, the
+    arXiv:2406.04093). Latents below `frozen` keep their weights. `buffers` [threads, K, d] are summed and zeroed.
+    d_input [d] is added to: gradient through the encoder's input. half uint16 [K, d] (or [0, 0]): written, the
     encoder in bfloat16, rounded to nearest even.
     """
     n_latents, d = encoder.shape

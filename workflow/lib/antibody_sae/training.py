@@ -338,7 +338,7 @@ class Trainer:
                 )  # fmt: skip
             return sums
 
-        loss, full = np.sum(self._each_thread(main), axis=0)
+        loss, full = map(float, np.sum(self._each_thread(main), axis=0))
         aux = 0.0
         if columns > k:
             # AuxK (arXiv:2406.04093, A.2): dead latents reconstruct what is left, which is held fixed
