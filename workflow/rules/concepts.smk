@@ -1,0 +1,107 @@
+# Stage 6: which latent stands for what. Labels once a run, baselines once a layer, one association job an SAE.
+
+ONE_SAE = "layer{layer}/{sae}-seed{seed}"
+EVERY_SAE = expand(ONE_SAE, layer=LAYERS, sae=SAES, seed=SEEDS)
+
+
+rule label_concepts:
+    input:
+        antibodies=f"{OUT}/sequences/antibodies.parquet",
+        chains=f"{OUT}/numbering/chains.parquet",
+        residues=f"{OUT}/numbering/residues.parquet",
+        splits=f"{OUT}/splits/antibodies.parquet",
+    output:
+        labels=f"{OUT}/concepts/labels.safetensors",
+        names=f"{OUT}/concepts/labels.json",
+        concepts=f"{OUT}/concepts/concepts.parquet",
+    log:
+        f"{OUT}/logs/label_concepts.log",
+    benchmark:
+        f"{OUT}/benchmarks/label_concepts.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 20),
+        runtime=minutes(30),
+    params:
+        run=OUT,
+        concepts={key: config["concepts"][key] for key in ("bins", "metadata", "position_pairs", "min_clusters")},
+        code=code("label_concepts.py"),
+    script:
+        "../scripts/label_concepts.py"
+
+
+rule concept_baselines:
+    input:
+        labels=rules.label_concepts.output,
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        shards=expand(
+            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
+            shard=range(config["activations"]["shards"]),
+        ),
+    output:
+        f"{OUT}/concepts/layer{{layer}}/baselines.parquet",
+    log:
+        f"{OUT}/logs/concept_baselines-layer{{layer}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/concept_baselines-layer{{layer}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(3000, 0),
+        runtime=minutes(60),
+    params:
+        thresholds=config["concepts"]["thresholds"],
+        code=code("concept_baselines.py"),
+    script:
+        "../scripts/concept_baselines.py"
+
+
+rule associate:
+    input:
+        labels=rules.label_concepts.output,
+        baselines=f"{OUT}/concepts/layer{{layer}}/baselines.parquet",
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        shards=expand(
+            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
+            shard=range(config["activations"]["shards"]),
+        ),
+        sae=expand(f"{OUT}/saes/{ONE_SAE}/{{file}}", file=["sae.safetensors", "config.json"], allow_missing=True),
+    output:
+        associations=f"{OUT}/concepts/{ONE_SAE}/associations.parquet",
+        best=f"{OUT}/concepts/{ONE_SAE}/best.parquet",
+        latents=f"{OUT}/latents/{ONE_SAE}.parquet",
+    log:
+        f"{OUT}/logs/associate-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/associate-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 0),
+        runtime=minutes(60),
+    params:
+        model=config["model"],
+        concepts={key: config["concepts"][key] for key in ("thresholds", "floor", "q", "bootstrap", "seed")},
+        code=code("associate.py"),
+    script:
+        "../scripts/associate.py"
+
+
+rule concept_tables:
+    input:
+        best=expand(f"{OUT}/concepts/{{sae}}/best.parquet", sae=EVERY_SAE),
+        latents=expand(f"{OUT}/latents/{{sae}}.parquet", sae=EVERY_SAE),
+    output:
+        best=f"{OUT}/tables/best_latents.csv",
+        interpretable=f"{OUT}/tables/interpretable.csv",
+        complexity=f"{OUT}/tables/complexity.csv",
+    log:
+        f"{OUT}/logs/concept_tables.log",
+    benchmark:
+        f"{OUT}/benchmarks/concept_tables.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(1000, 10),
+        runtime=minutes(10),
+    params:
+        code=code("concept_tables.py"),
+    script:
+        "../scripts/concept_tables.py"

@@ -1,0 +1,18 @@
+"""Label residues and antibodies with the catalogue's concepts; say which cannot be tested, and why."""
+
+import sys
+from pathlib import Path
+
+from antibody_sae import catalogue
+from antibody_sae.jobs import job
+
+snakemake = globals()["snakemake"]
+
+with job(snakemake):
+    settings = snakemake.params.concepts
+    labels, groups = catalogue.label(catalogue.read_blocks(snakemake.params.run, settings), settings)
+    support = catalogue.save(labels, groups, settings, Path(snakemake.output.labels).parent)
+    untestable = support[support["status"] != "ok"]
+    print(f"{len(support)} concepts, {len(untestable)} of them untestable:", file=sys.stderr)
+    for row in untestable.itertuples():
+        print(f"  {row.concept}: {row.status.removeprefix('untestable: ')}", file=sys.stderr)
