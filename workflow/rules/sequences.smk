@@ -1,33 +1,74 @@
 # Stage 1: antibodies from the model, in chunks with a seed each, or from files.
 
-SEQUENCE_CHUNKS = range(config["sequences"]["chunks"])
-GENERATION = {
-    key: config["sequences"][key]
-    for key in ("n", "chunks", "chains", "species", "temperature", "top_p", "prompt", "seed")
-}
+from antibody_sae import readers
+
+GENERATE = config["sequences"]["source"] == "generate"
+try:
+    FILES = [] if GENERATE else readers.find(config["sequences"]["paths"])
+except InputError as error:
+    raise WorkflowError(str(error))
+SEQUENCE_CHUNKS = range(config["sequences"]["chunks"] if GENERATE else min(config["sequences"]["chunks"], len(FILES)))
 
 
-rule generate:
-    output:
-        accepted=f"{OUT}/sequences/chunks/accepted-{{chunk}}.parquet",
-        rejected=f"{OUT}/sequences/chunks/rejected-{{chunk}}.parquet",
-    log:
-        f"{OUT}/logs/generate-{{chunk}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/generate-{{chunk}}.tsv"
-    threads: 1
-    resources:
-        mem_mb=memory(2500),
-        runtime=minutes(240),
-        gpu=0,
-    params:
-        model=config["model"],
-        sequences=GENERATION,
-        species=config["numbering"]["species"],
-        checkpoints=f"{OUT}/checkpoints/sequences",
-        code=code("generate.py"),
-    script:
-        "../scripts/generate.py"
+def sequence_settings(*keys):
+    return {key: config["sequences"][key] for key in keys}
+
+
+if GENERATE:
+
+    rule generate:
+        output:
+            accepted=f"{OUT}/sequences/chunks/accepted-{{chunk}}.parquet",
+            rejected=f"{OUT}/sequences/chunks/rejected-{{chunk}}.parquet",
+        log:
+            f"{OUT}/logs/generate-{{chunk}}.log",
+        benchmark:
+            f"{OUT}/benchmarks/generate-{{chunk}}.tsv"
+        threads: 1
+        resources:
+            mem_mb=memory(2500),
+            runtime=minutes(240),
+            gpu=0,
+        params:
+            model=config["model"],
+            sequences=sequence_settings("n", "chunks", "chains", "species", "temperature", "top_p", "prompt", "seed"),
+            species=config["numbering"]["species"],
+            checkpoints=f"{OUT}/checkpoints/sequences",
+            code=code("generate.py"),
+        script:
+            "../scripts/generate.py"
+
+else:
+
+    rule read_sequences:
+        input:
+            lambda wildcards: FILES[int(wildcards.chunk) :: len(SEQUENCE_CHUNKS)],
+        output:
+            accepted=f"{OUT}/sequences/chunks/accepted-{{chunk}}.parquet",
+            rejected=f"{OUT}/sequences/chunks/rejected-{{chunk}}.parquet",
+        log:
+            f"{OUT}/logs/read_sequences-{{chunk}}.log",
+        benchmark:
+            f"{OUT}/benchmarks/read_sequences-{{chunk}}.tsv"
+        threads: 1
+        resources:
+            mem_mb=memory(1500, 0),
+            runtime=minutes(120),
+        params:
+            sequences=sequence_settings(
+                "chains",
+                "species",
+                "format",
+                "columns",
+                "metadata",
+                "pair_pattern",
+                "min_length",
+                "max_length",
+            ),
+            species=config["numbering"]["species"],
+            code=code("read_sequences.py"),
+        script:
+            "../scripts/read_sequences.py"
 
 
 rule merge_sequences:

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from antibody_sae import readers
 from antibody_sae.io import (
     InputError,
     antibody_id,
@@ -36,6 +38,7 @@ ACCEPTED = pa.schema(
 """Columns of a chunk's accepted records; metadata columns (strings) follow them."""
 REJECTED = pa.schema([("source", pa.string()), ("line", pa.int64()), ("id", pa.string()), ("reason", pa.string())])
 _PIECE = 256  # sequences between checkpoints
+_BLOCK = 5000  # records read at a time
 _PARTITION = 500_000  # records whose residues are compared in memory at a time
 
 
@@ -116,6 +119,75 @@ def _generate(
     ]  # fmt: skip
     fields = [f for f in ACCEPTED if f.name not in ("source", "line")]
     return pa.Table.from_pylist(rows, pa.schema([*fields, ("reason", pa.string())]))
+
+
+def read_chunk(
+    paths: Sequence[str],
+    settings: Mapping[str, Any],
+    species: Sequence[str],
+    accepted: str | Path,
+    rejected: str | Path,
+) -> None:
+    """Read files into a table of accepted antibodies and one of refused records with their reasons.
+
+    `settings`: chains, species, format, columns, metadata, pair_pattern, min_length, max_length. Each chain is cut to
+    its variable domain (a language model of variable domains must not read leader peptides and constant regions), and
+    one in which there is no such domain, or one of the other kind, is refused.
+    """
+    how = readers.Settings(
+        **{key: settings[key] for key in ("chains", "format", "columns", "metadata", "pair_pattern")}
+    )
+    names = dict.fromkeys(name for path in paths for name in readers.metadata_columns(path, how))
+    schema = pa.schema([*ACCEPTED, ("id", pa.string()), *((name, pa.string()) for name in names)])
+    with parquet_writer(accepted, schema) as good, parquet_writer(rejected, REJECTED) as bad:
+        for path in paths:
+            records = progress(readers.read(path, how), None, f"reading {Path(path).name}")
+            seen: set[int] = set()
+            source = iter(records)
+            while block := list(islice(source, _BLOCK)):
+                _refuse_repeated_ids(block, seen)
+                _cut(block, species, settings["min_length"], settings["max_length"])
+                rows = [
+                    {"antibody_id": antibody_id(r.heavy, r.light), "heavy": r.heavy, "light": r.light,
+                     "species": r.species or settings["species"], "source": path, "line": r.line, "id": r.id,
+                     **r.metadata}
+                    for r in block if not r.reason
+                ]  # fmt: skip
+                if rows:
+                    good.write_table(pa.Table.from_pylist(rows, schema))
+                refused = [{"source": path, "line": r.line, "id": r.id, "reason": r.reason} for r in block if r.reason]
+                if refused:
+                    bad.write_table(pa.Table.from_pylist(refused, REJECTED))
+
+
+def _refuse_repeated_ids(records: Sequence[readers.Record], seen: set[int]) -> None:
+    """An id must name one record of its file. `seen` forgets after a million ids, so that memory stays bounded."""
+    for record in records:
+        if record.id and not record.reason:
+            if len(seen) >= 1_000_000:
+                seen.clear()
+            key = hash(record.id)
+            if key in seen:
+                record.reason = "duplicate id"
+            seen.add(key)
+
+
+def _cut(records: Sequence[readers.Record], species: Sequence[str], shortest: int, longest: int) -> None:
+    from antibody_sae.numbering import number
+
+    sides = [(r, side) for r in records for side in ("heavy", "light") if not r.reason and getattr(r, side)]
+    numbered = number([getattr(record, side) for record, side in sides], species)
+    for (record, side), found in zip(sides, numbered, strict=True):
+        chain = getattr(record, side)[max(found.start, 0) : found.end if found.end > 0 else None]
+        setattr(record, side, chain)
+        if record.reason:
+            continue
+        if found.chain is None:
+            record.reason = f"{side} chain: {found.status}"
+        elif (found.chain == "H") != (side == "heavy"):
+            record.reason = f"{side} chain: is of type {found.chain}"
+        elif not shortest <= len(chain) <= longest:
+            record.reason = f"{side} chain: wrong length (not {shortest} to {longest} residues)"
 
 
 def merge(
