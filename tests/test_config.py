@@ -1,0 +1,95 @@
+"""Mistakes in a configuration are found before any job, and named with a remedy."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from antibody_sae import config
+from antibody_sae.io import InputError
+
+
+@pytest.fixture
+def default(root):
+    return yaml.safe_load((root / "config.yaml").read_text())
+
+
+def test_an_empty_file_is_the_default_run(default):
+    empty, shipped = config.complete({}), config.complete(default)
+    assert config.saes(empty) == config.saes(shipped)
+    for section in empty.keys() - {"saes"}:
+        assert empty[section] == shipped[section], section
+
+
+def test_the_shipped_configurations_are_valid(root, default):
+    for path in (root / "tests" / "config").glob("*.yaml"):
+        full = config.complete(yaml.safe_load(path.read_text()))
+        assert full["run"] == path.stem
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sterring": {}}, "unknown key 'sterring'; did you mean 'steering'"),
+        ({"activations": {"layer": [2]}}, "unknown key 'activations.layer'; did you mean 'layers'"),
+        ({"activations": {"layers": [9]}}, "layers 1 to 4"),
+        ({"saes": {"shared": {"k": 64, "latents": 32}}}, "k 64 > latents 32"),
+        ({"saes": {"train": {"topk": {"architecture": "topk", "k": 9999}}}}, "k 9999 > latents"),
+        ({"model": {"name": "iglm-xl"}}, "none of iglm"),
+        ({"model": {"name": "mine", "path": "/nowhere", "template": {"H": "{heavy}."}}}, "/nowhere has no config.json"),
+        ({"sequences": {"n": 0}}, "sequences.n"),
+        ({"sequences": {"chains": "HL"}}, "model iglm writes H or L"),
+        ({"sequences": {"species": "cat"}}, "none of camel"),
+        ({"splits": {"validation": 0.6, "test": 0.5}}, "nothing to train on"),
+        ({"run": "../elsewhere"}, "run"),
+        ({"saes": {"train": {"a/b": {}}}}, "saes.train"),
+    ],
+)
+def test_mistakes_are_named(change, message):
+    with pytest.raises(InputError, match="config:|model") as raised:
+        config.complete(change)
+    assert message in str(raised.value)
+
+
+def test_an_sae_overrides_what_all_share():
+    full = config.complete({"saes": {"shared": {"k": 16}, "train": {"a": {"architecture": "topk"}, "b": {"k": 8}}}})
+    assert [config.saes(full)[name]["k"] for name in "ab"] == [16, 8]
+
+
+def test_a_comment_in_the_code_changes_no_hash(tmp_path, monkeypatch, root):
+    script = tmp_path / "a.py"
+    script.write_text("from antibody_sae import splits\nx = 1\n")
+    first = config.source_hash(str(script))
+    config.source_hash.cache_clear()
+    script.write_text("from antibody_sae import splits\n# why\nx = 1\n")
+    assert config.source_hash(str(script)) == first
+    config.source_hash.cache_clear()
+    script.write_text("from antibody_sae import splits\nx = 2\n")
+    assert config.source_hash(str(script)) != first
+
+
+def test_parsing_needs_nothing_heavy():
+    """Snakemake imports the configuration for every job it starts."""
+    code = "import sys; from antibody_sae import config; print([m for m in ('torch', 'pandas', 'numba') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.strip() == "[]"
+
+
+def test_imports_go_down_the_stages(root):
+    """A module imports only what comes before it, so each stage can be read on its own."""
+    order = (
+        "io jobs presets config models readers numbering sequences splits activations kernels sae training scoring "
+        "catalogue codes patterns baselines concepts interventions steering designs tables figures report preflight"
+    ).split()
+    for path in config.LIBRARY.glob("*.py"):
+        if path.stem != "__init__":
+            assert path.stem in order, f"{path.stem} has no place in the order"
+            later = {p.stem for p in config._imports(path)} - set(order[: order.index(path.stem)])
+            assert not later, f"{path.stem} imports {later}, which come later"
+
+
+def test_scripts_are_small(root):
+    for path in (root / "workflow" / "scripts").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 45, f"{path.name}: the science belongs in the library"

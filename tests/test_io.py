@@ -1,0 +1,90 @@
+"""Files appear whole or not at all, and damage is found when they are read."""
+
+import os
+import resource
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+
+from antibody_sae import io
+from antibody_sae.io import InputError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "a.json"
+    io.write_json({"a": 1}, target)
+    with pytest.raises(RuntimeError), io.atomic(target) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert io.read_json(target) == {"a": 1}
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_written_files_follow_the_umask(tmp_path):
+    io.write_json({}, tmp_path / "a.json")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+@pytest.mark.parametrize("write", ["io.write_parquet(pd.DataFrame({'x': np.random.rand(10**6)}), path)",
+                                   "io.write_safetensors({'x': torch.rand(10**6)}, path)",
+                                   "io.write_json(list(range(10**6)), path)"])  # fmt: skip
+def test_a_full_disk_is_a_clear_error_and_no_file(tmp_path, write):
+    """RLIMIT_FSIZE stands for the full disk: the write fails in the middle."""
+    code = f"import sys, signal, numpy as np, pandas as pd, torch; from antibody_sae import io\npath = sys.argv[1]\n{write}"
+
+    def limit():
+        import signal
+
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))
+
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out")], preexec_fn=limit, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "InputError" in done.stderr
+    assert f"{tmp_path / 'out'}: could not be written" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_flipped_byte_in_a_parquet_is_named(tmp_path):
+    path = tmp_path / "table.parquet"
+    io.write_parquet(pd.DataFrame({"x": range(100_000)}), path)
+    assert io.read_parquet(path)["x"].sum() == 4_999_950_000
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"table\.parquet.*delete it"):
+        io.read_parquet(path)
+
+
+def test_damaged_tensors_and_json_are_named(tmp_path):
+    path = tmp_path / "a.safetensors"
+    sha = io.write_safetensors({"x": torch.arange(10)}, path)
+    assert io.read_safetensors(path, sha)["x"].tolist() == list(range(10))
+    with pytest.raises(InputError, match="vouches"):
+        io.read_safetensors(path, "0" * 64)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(InputError, match="not readable"):
+        io.read_safetensors(path)
+    (tmp_path / "b.json").write_text("{")
+    with pytest.raises(InputError, match=r"b\.json"):
+        io.read_json(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("name", ["../up", "/etc/passwd", "a/b", "..", ".hidden", "", "a\0b", "a b", "$(id)"])
+def test_names_cannot_leave_the_folder(tmp_path, name):
+    with pytest.raises(InputError, match="names are"):
+        io.inside(tmp_path, name)
+    assert io.inside(tmp_path, "binder-1.v2") == tmp_path / "binder-1.v2"
+
+
+def test_equal_antibodies_have_equal_names():
+    assert io.antibody_id("EVQ", None) == io.antibody_id("EVQ", None)
+    assert len({io.antibody_id(*p) for p in [("EVQ", None), (None, "EVQ"), ("EV", "Q"), ("EVQ", "Q")]}) == 4
