@@ -1,0 +1,147 @@
+"""Numbering against ANARCI's own program: the same chains, species and number of processes.
+
+Prints JSON: vs_anarci (chains per second, ours over theirs), different (chains whose numbering, chain type or
+germlines differ), chains, and what they were. Needs `hmmscan` (Debian: hmmer). Real human chains are taken from
+../shared/data where they are there; the rest are recombined from ANARCI's germlines and mutated.
+
+    python tests/benchmarks/numbering.py [--chains 6000] [--species human,mouse] [--scheme imgt] [--cores 2]
+"""
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import random
+import sys
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from anarci import run_anarci
+from anarci.germlines import all_germlines
+from antibody_sae import numbering
+
+ROOT = Path(__file__).parents[2]
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+REAL = ROOT.parent / "shared" / "data" / "oas_jaffe2022_1500.csv"
+
+
+def recombined(species: str, kind: str, rng: random.Random) -> str:
+    """V and J germline around a random CDR3, up to 15 % mutated; now and then truncated, tailed or with a long CDR3."""
+    v = rng.choice(list(all_germlines["V"][kind][species].values())).rstrip("-").replace("-", "")
+    j = rng.choice(list(all_germlines["J"][kind][species].values())).replace("-", "")
+    longest = rng.choice([8, 8, 8, 20, 45])
+    middle = "".join(rng.choices(RESIDUES, k=rng.randint(0, longest) if kind == "H" else rng.randint(0, 3)))
+    rate = rng.choice([0.0, 0.02, 0.05, 0.15])
+    chain = "".join(rng.choice(RESIDUES) if rng.random() < rate else residue for residue in v + middle + j)
+    shape = rng.random()
+    if shape < 0.05:
+        chain = chain[rng.randint(1, 25) :]
+    elif shape < 0.10:
+        chain = chain[: -rng.randint(1, 12)]
+    elif shape < 0.15:
+        chain = "MKHLWFFLLLVAAPRWVLS" + chain + "ASTKGPSVFPLAPSSKSTSGGTAALGCLVKDYFPEPVTVSW"
+    return chain
+
+
+def chains(n: int, seed: int = 0) -> list[str]:
+    """Real human pairs first, then recombined human and mouse H, K and L, all different."""
+    found: dict[str, None] = {}
+    if REAL.is_file():
+        with open(REAL, newline="") as file:
+            for row in csv.DictReader(file):
+                found.update({row["vh"]: None, row["vl"]: None})
+    found = dict.fromkeys(list(found)[: n // 2])
+    rng = random.Random(seed)
+    kinds = [(s, k) for s in ("mouse", "human") for k in "HKL"]
+    while len(found) < n:
+        found[recombined(*kinds[len(found) % len(kinds)], rng)] = None
+    return list(found)
+
+
+def theirs(numbered: list, details: list) -> list:
+    """ANARCI's results in comparable form."""
+    results = []
+    for domains, detail in zip(numbered, details, strict=True):
+        if domains is None or len(domains) != 1:
+            results.append(None)
+            continue
+        (positions, start, end), genes = domains[0], detail[0].get("germlines", {})
+        v, j = genes.get("v_gene", [None, None]), genes.get("j_gene", [None, None])
+        results.append((
+            detail[0]["chain_type"], start, end + 1, [(n, code.strip()) for (n, code), r in positions if r != "-"],
+            v[0] and v[0][0], v[0] and v[0][1], v[1], j[0] and j[0][1], j[1],
+        ))  # fmt: skip
+    return results
+
+
+def ours(numbered: list[numbering.Numbered]) -> list:
+    """Our results in comparable form."""
+    return [
+        None
+        if n.labels is None
+        else (
+            n.chain,
+            n.start,
+            n.end,
+            [
+                (int(a), numbering.INSERTIONS[b])
+                for a, b in zip(n.labels.number, n.labels.number_insertion, strict=True)
+            ],
+            n.germline_species,
+            n.v_allele,
+            None if n.v_allele is None else n.v_identity,
+            n.j_allele,
+            None if n.j_allele is None else n.j_identity,
+        )
+        for n in numbered
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--chains", type=int, default=6000)
+    parser.add_argument("--species", default="human,mouse")
+    parser.add_argument("--scheme", default="imgt", choices=numbering.SCHEMES)
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    species = args.species.split(",")
+    sequences = chains(args.chains)
+    size = -(-len(sequences) // args.cores)
+
+    start = time.perf_counter()
+    with multiprocessing.Pool(args.cores) as pool:
+        jobs = [sequences[i : i + size] for i in range(0, len(sequences), size)]
+        work = partial(numbering.number, species=species, scheme=args.scheme)
+        mine = ours([one for part in pool.map(work, jobs) for one in part])
+    our_seconds = time.perf_counter() - start
+
+    start = time.perf_counter()
+    named = [(str(i), sequence) for i, sequence in enumerate(sequences)]
+    _, numbered, details, _ = run_anarci(
+        named, ncpu=args.cores, scheme=args.scheme, allowed_species=species, assign_germline=True
+    )
+    their_seconds = time.perf_counter() - start
+
+    pairs = list(zip(sequences, mine, theirs(numbered, details), strict=True))
+    different = [(sequence, a, b) for sequence, a, b in pairs if a != b]
+    for sequence, a, b in different[:5]:
+        print(f"{sequence}\n  ours   {a}\n  theirs {b}", file=sys.stderr)
+    kinds = Counter(f"{a[4]}_{a[0]}" if a else "not one domain" for a in mine)
+    print(json.dumps({
+        "vs_anarci": round(their_seconds / our_seconds, 2),
+        "different": len(different),
+        "chains": len(sequences),
+        "kinds": dict(sorted(kinds.items())),
+        "chains_per_second": round(len(sequences) / our_seconds, 1),
+        "anarci_chains_per_second": round(len(sequences) / their_seconds, 1),
+        "cores": args.cores,
+        "scheme": args.scheme,
+        "species": species,
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
