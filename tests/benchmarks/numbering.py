@@ -69,6 +69,9 @@ def theirs(numbered: list, details: list) -> list:
             results.append(None)
             continue
         (positions, start, end), genes = domains[0], detail[0].get("germlines", {})
+        if not positions:  # a loop is longer than the scheme allows
+            results.append(None)
+            continue
         v, j = genes.get("v_gene", [None, None]), genes.get("j_gene", [None, None])
         results.append((
             detail[0]["chain_type"], start, end + 1, [(n, code.strip()) for (n, code), r in positions if r != "-"],
