@@ -122,6 +122,7 @@ def split(
 ) -> pd.DataFrame:
     """antibody_id, cluster_id, split, light_in_train of the antibodies all of whose chains are ok.
 
+    `light_in_train`: an antibody outside training whose light chain occurs in training, letter by letter.
     `chains` is chains.parquet; `light` is the light chains' residues by antibody_id.
     """
     bad = chains.loc[chains["status"] != "ok", "antibody_id"]
@@ -137,8 +138,8 @@ def split(
     shares = {"train": 1 - validation - test, "validation": validation, "test": test}
     table["split"] = assign(table["cluster_id"].to_numpy(), shares, seed)
     residues = table["antibody_id"].map(light)
-    trained = set(residues[table["split"] == "train"].dropna())
-    table["light_in_train"] = residues.isin(trained) & residues.notna()
+    in_train = table["split"] == "train"
+    table["light_in_train"] = residues.isin(residues[in_train].dropna()) & ~in_train
     return table
 
 
