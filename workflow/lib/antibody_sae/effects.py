@@ -1,0 +1,321 @@
+"""Did an intervention do more than chance and more than any push of its size? The statistics of steering.
+
+Rates are shares of the numbered sequences. An arm counts against no steering (two-proportion test), against random
+directions of the same length (`beyond_controls`), and only while its sequences stay acceptable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from antibody_sae.scoring import q_values
+
+
+def wilson(hits: Any, n: Any, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's (1927) score interval of a proportion; (0, 1) where n = 0."""
+    hits, n = np.asarray(hits, float), np.asarray(n, float)
+    z = stats.norm.ppf(0.5 + confidence / 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = hits / n
+        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return np.where(n > 0, np.maximum(centre - half, 0), 0.0), np.where(n > 0, np.minimum(centre + half, 1), 1.0)
+
+
+def difference_interval(hits: Any, n: Any, hits0: Any, n0: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Newcombe's (1998, method 10) 95 % interval of p - p0, from both Wilson intervals; nan where n or n0 is 0."""
+    low, high = wilson(hits, n)
+    low0, high0 = wilson(hits0, n0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, p0 = np.asarray(hits) / np.asarray(n), np.asarray(hits0) / np.asarray(n0)
+    return p - p0 - np.hypot(p - low, high0 - p0), p - p0 + np.hypot(high - p, p0 - low0)
+
+
+def two_proportions(hits: Any, n: Any, hits0: Any, n0: Any) -> np.ndarray:
+    """Two-sided p of the pooled z test that two proportions are equal; 1 where they cannot differ."""
+    hits, n, hits0, n0 = (np.asarray(v, float) for v in (hits, n, hits0, n0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pooled = (hits + hits0) / (n + n0)
+        z = (hits / n - hits0 / n0) / np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / n0))
+    return np.where(np.isfinite(z), 2 * stats.norm.sf(np.abs(np.nan_to_num(z))), 1.0)
+
+
+def beyond_controls(rate: float, n: int, norm: float, controls: pd.DataFrame, sign: float) -> float:
+    """One-sided p that an arm moves a concept further in the direction `sign` than a random direction of its length.
+
+    `controls` (columns rate, n, norm) are random arms; those whose length is nearest (in ratio) are used. On the scale
+    of arcsin sqrt(rate), where the sampling variance is 1/(4n), the arm is compared with the controls' mean by the
+    prediction interval of Student's t. Where the arm's vector is longer than theirs, their spread beyond sampling and
+    their mean shift count in proportion to the length, as effects grow; nan with fewer than 3 controls.
+    """
+    if len(controls) < 3 or n == 0 or not np.isfinite(norm):
+        return float("nan")
+    ratio = np.abs(np.log(controls["norm"].to_numpy() / norm))
+    near = controls[np.isclose(ratio, ratio.min())]
+    if len(near) < 3:
+        return float("nan")
+    scale = max(1.0, norm / float(near["norm"].mean()))
+    x = np.arcsin(np.sqrt(near["rate"].to_numpy()))
+    sampling = 1 / (4 * near["n"].mean())
+    spread = max(x.var(ddof=1) - sampling, 0.0) * scale**2
+    centre = x.mean()
+    if "baseline" in near:
+        base = np.arcsin(np.sqrt(near["baseline"].iloc[0]))
+        centre = base + (centre - base) * scale
+    error = np.sqrt(1 / (4 * n) + spread + (spread + sampling) / len(x))
+    return float(stats.t.sf(sign * (np.arcsin(np.sqrt(rate)) - centre) / error, len(x) - 1))
+
+
+def measure(rows: pd.DataFrame) -> pd.DataFrame:
+    """Outcomes by arm: n, n_valid, valid (share numbered), ended, unique, perplexity, edit_distance; `hits:<concept>`;
+    and `half:<concept>` and n_half, which count the first half of the rows."""
+    concepts = [column for column in rows.columns if "=" in column]
+    grouped = rows.groupby("arm", sort=True)
+    texts = rows["heavy"].fillna("") + "|" + rows["light"].fillna("")
+    table = pd.DataFrame({
+        "n": grouped.size(),
+        "n_valid": grouped["valid"].sum().astype("int64"),
+        "valid": grouped["valid"].mean(),
+        "ended": grouped["ended"].mean(),
+        "perplexity": np.exp(-grouped["log_likelihood"].mean()),
+        "unique": texts.groupby(rows["arm"]).nunique() / grouped.size(),
+        "edit_distance": grouped["edit_distance"].mean(),
+    })  # fmt: skip
+    first = rows[rows["row"] < rows["arm"].map(table["n"]) // 2]
+    table["n_half"] = first.groupby("arm")["valid"].sum().reindex(table.index, fill_value=0).astype("int64")
+    hits, half = rows.groupby("arm")[concepts].sum(), first.groupby("arm")[concepts].sum()
+    counts = {f"hits:{c}": hits[c].astype("int64") for c in concepts}
+    counts |= {f"half:{c}": half[c].reindex(table.index, fill_value=0).astype("int64") for c in concepts}
+    return pd.concat([table, pd.DataFrame(counts)], axis=1).reset_index()
+
+
+RANDOM = ("random_latent", "random_direction")
+
+
+def effects(
+    plan: pd.DataFrame, measured: pd.DataFrame, controls_plan: pd.DataFrame, controls: pd.DataFrame,
+    tested: pd.DataFrame, settings: Mapping[str, Any],
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """(effects, side effects) of an SAE's arms, the layer's controls among them.
+
+    effects: an arm by target it was chosen for (every target for random arms and none). `p_value`: two-proportion test
+    against no steering, `q_value`: Benjamini-Hochberg over the file's arms. `p_control`, `q_control`: against random
+    directions of this length (`beyond_controls`). `steerable`: both q below 0.05, moved in the direction of the
+    strength's sign, and `acceptable`: at least 95 % numbered, perplexity at most `perplexity_bound` times the unsteered
+    sequences'. `f1` and `r` are the latent's test associations with the target (`tested`).
+    side effects: every arm by every concept.
+    """
+    parts = [
+        controls_plan.merge(controls.drop(columns="n"), on="arm"),
+        plan.merge(measured.drop(columns="n"), on="arm"),
+    ]
+    arms = pd.concat(
+        [part.assign(owner=owner) for part, owner in zip(parts, ("layer", "sae"), strict=True)], ignore_index=True
+    )
+    baseline = arms[arms["kind"] == "none"].iloc[0]
+    arms["acceptable"] = arms["valid"].ge(0.95) & arms["perplexity"].le(
+        settings["perplexity_bound"] * baseline["perplexity"]
+    )
+    concepts = [c.removeprefix("hits:") for c in arms.columns if c.startswith("hits:")]
+    side = {concept: _changes(arms, baseline, concept) for concept in concepts}
+    reasons = [
+        list(zip(str(targets).split(";"), str(criteria).split(";"), strict=False))
+        for targets, criteria in zip(arms["concept"], arms["selected_by"], strict=True)
+    ]
+    everywhere = arms["kind"].isin([*RANDOM, "none"]).to_numpy()
+    rows = []
+    for target in tested["concept"].drop_duplicates():
+        table = side[target]
+        random = table.assign(baseline=table["baseline_rate"], n=table["n_valid"])[arms["kind"].isin(RANDOM)]
+        mine = everywhere | np.array([any(t == target for t, _ in why) for why in reasons])
+        table = table.assign(
+            selected_by=[";".join(c for t, c in why if t == target and c not in ("nan", "None")) for why in reasons]
+        )
+        table["selected_by"] = table["selected_by"].where(table["selected_by"] != "", None)
+        table = table[mine].copy()
+        sign = np.where(table["strength"].fillna(1) < 0, -1.0, 1.0)
+        p = [
+            beyond_controls(rate, n, norm, random[["rate", "n", "norm", "baseline"]].dropna(), s)
+            for rate, n, norm, s in zip(table["rate"], table["n_valid"], table["norm"], sign, strict=True)
+        ]
+        table["p_control"] = np.where(table["kind"].isin([*RANDOM, "none"]), np.nan, p)
+        rows.append(table.assign(moved=table["delta"] * sign))
+    table = pd.concat(rows, ignore_index=True)
+    table["q_value"] = q_values(table["p_value"].where(table["kind"] != "none").to_numpy(float))
+    table["q_control"] = q_values(table["p_control"].to_numpy(float))
+    strong = (table["q_value"] < 0.05) & (table["q_control"] < 0.05) & (table["moved"] > 0)
+    table["steerable"] = strong & table["acceptable"]
+    figures = tested[["latent", "concept", "test_f1", "test_r"]].rename(columns={"test_f1": "f1", "test_r": "r"})
+    table = table.drop(columns="moved").merge(figures, on=["latent", "concept"], how="left")
+    everything = pd.concat(side.values(), ignore_index=True)
+    everything["q_value"] = q_values(everything["p_value"].where(everything["kind"] != "none").to_numpy(float))
+    return table, everything
+
+
+def _changes(arms: pd.DataFrame, baseline: pd.Series, concept: str) -> pd.DataFrame:
+    """Rate of one concept among each arm's numbered sequences, and its change from the baseline; a row an arm."""
+    hits, n = arms[f"hits:{concept}"].to_numpy(float), arms["n_valid"].to_numpy(float)
+    half, n_half = arms[f"half:{concept}"].to_numpy(float), arms["n_half"].to_numpy(float)
+    hits0, n0 = float(baseline[f"hits:{concept}"]), float(baseline["n_valid"])
+    low, high = wilson(hits, n)
+    delta_low, delta_high = difference_interval(hits, n, hits0, n0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate, rate0 = hits / n, hits0 / n0
+        first, second = half / n_half - rate0, (hits - half) / (n - n_half) - rate0
+    columns = ["owner", "arm", "kind", "latent", "method", "strength", "norm", "n", "n_valid", "n_half", "valid",
+               "ended", "perplexity", "unique", "edit_distance", "acceptable"]  # fmt: skip
+    return arms[columns].assign(
+        concept=concept, rate=rate, rate_low=low, rate_high=high, baseline_rate=rate0, delta=rate - rate0,
+        delta_low=delta_low, delta_high=delta_high, delta_first=first, delta_second=second,
+        p_value=two_proportions(hits, n, hits0, n0),
+    )  # fmt: skip
+
+
+# --- the claims ------------------------------------------------------------------------------------------------------
+
+
+def matched_quality(rows: pd.DataFrame, baseline: pd.Series) -> dict[str, Any]:
+    """The effect of some arms at matched quality: of the acceptable ones, the one that moved most in the first half of
+    its sequences, with the change measured on its second half, so that choosing does not flatter it; nan if none is."""
+    usable = rows[rows["acceptable"] & rows["delta_first"].notna() & rows["delta_second"].notna()]
+    if usable.empty:
+        return {"delta": np.nan, "delta_low": np.nan, "delta_high": np.nan}
+    best = usable.loc[usable["delta_first"].idxmax()]
+    n, n0 = int(best["n_valid"] - best["n_half"]), int(baseline["n_valid"])
+    hits, hits0 = round((best["delta_second"] + best["baseline_rate"]) * n), round(best["baseline_rate"] * n0)
+    low, high = difference_interval(hits, n, hits0, n0)
+    return {**best.to_dict(), "delta": best["delta_second"], "delta_low": float(low), "delta_high": float(high)}
+
+
+SUPERVISED = ("difference_of_means", "probe", "matched_latent", "shuffled_sign")
+"""Kinds of arms that stand beside the candidates of a target in the tables."""
+BRANCH = ["sae", "architecture", "seed", "layer"]
+
+
+def by_criterion(table: pd.DataFrame) -> pd.DataFrame:
+    """One row an SAE, concept and criterion, and one each for `any` criterion and the controls: the effect at matched
+    quality. `table`: effects of several SAEs with columns sae, architecture, seed, layer."""
+    rows = []
+    for key, mine in table.groupby([*BRANCH, "concept"], sort=False):
+        baseline = mine[mine["kind"] == "none"].iloc[0]
+        random = mine.loc[mine["kind"] == "random_latent", "delta"]
+        latents = mine[mine["kind"] == "latent"]
+        reasons = latents["selected_by"].fillna("").str.split(";")
+        groups = {c: latents[[c in why for why in reasons]] for c in dict.fromkeys(reasons.explode())}
+        groups |= {"any": latents} | {kind: mine[mine["kind"] == kind] for kind in SUPERVISED}
+        for criterion, arms in groups.items():
+            best = matched_quality(arms, baseline)
+            figures = ("latent", "f1", "r", "method", "strength", "norm", "rate", "delta", "delta_low", "delta_high")
+            rows.append(
+                dict(zip([*BRANCH, "concept"], key, strict=True))
+                | {"selected_by": criterion, "arms": len(arms), "steerable": bool(arms["steerable"].any())}
+                | {name: best.get(name) for name in (*figures, "valid", "perplexity")}
+                | {"baseline_rate": baseline["baseline_rate"], "baseline_perplexity": baseline["perplexity"]}
+                | {"random_low": random.min(), "random_high": random.max()}
+            )
+    return pd.DataFrame(rows)
+
+
+def mapping_table(criteria: pd.DataFrame) -> pd.DataFrame:
+    """tables/mapping_vs_steering.csv: one row an SAE and concept, association beside effect at matched quality.
+
+    best_f1, best_r: test association of the latent chosen by it, and what steering that latent did; steered_*: the best
+    of all candidates; steerable_by: the criteria that found a steerable latent; random_low, random_high: range over the
+    SAE's random latents.
+    """
+    rows = []
+    for key, mine in criteria.groupby([*BRANCH, "concept"], sort=False):
+        by = mine.set_index("selected_by")
+        best = by.loc["any"]
+        row = dict(zip([*BRANCH, "concept"], key, strict=True)) | {"baseline_rate": best["baseline_rate"]}
+        for name in ("f1", "r"):
+            if name in by.index:
+                one = by.loc[name]
+                row |= {f"best_{name}": one[name], f"best_{name}_latent": one["latent"]}
+                row |= {f"best_{name}_{c}": one[c] for c in ("delta", "delta_low", "delta_high", "steerable")}
+        for name in ("latent", "strength", "norm", "rate", "delta", "delta_low", "delta_high", "valid", "perplexity"):
+            row[f"steered_{name}"] = best[name]
+        named = mine[mine["steerable"] & ~mine["selected_by"].isin(["any", *SUPERVISED])]
+        row |= {"steerable": best["steerable"], "steerable_by": ";".join(named["selected_by"])}
+        row |= {"random_low": best["random_low"], "random_high": best["random_high"]}
+        row |= {f"{kind}_delta": by.loc[kind, "delta"] for kind in SUPERVISED}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def spearman(
+    association: np.ndarray, effect: np.ndarray, groups: np.ndarray, seed: int = 0, draws: int = 1000
+) -> dict[str, float]:
+    """Spearman's rho with a 95 % percentile bootstrap over `groups` (a latent's pairs stay together); nan below 4."""
+    unique = np.unique(groups)
+    if len(unique) < 4 or np.ptp(association) == 0 or np.ptp(effect) == 0:
+        return {
+            "rho": float("nan"),
+            "low": float("nan"),
+            "high": float("nan"),
+            "pairs": len(association),
+            "latents": len(unique),
+        }
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(groups == g) for g in unique]
+    values = []
+    for _ in range(draws):
+        rows = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+        if np.ptp(association[rows]) and np.ptp(effect[rows]):
+            values.append(stats.spearmanr(association[rows], effect[rows]).statistic)
+    low, high = np.percentile(values, [2.5, 97.5])
+    rho = stats.spearmanr(association, effect).statistic
+    return {
+        "rho": float(rho),
+        "low": float(low),
+        "high": float(high),
+        "pairs": len(association),
+        "latents": len(unique),
+    }
+
+
+def claims(criteria: pd.DataFrame, side: pd.DataFrame, tested: pd.DataFrame) -> dict[str, Any]:
+    """The three claims in figures, by SAE type over concepts and seeds, for tables/claims.json.
+
+    `side`, `tested`: side effects and tested latents of several SAEs with columns sae, architecture, seed, layer.
+    Spearman's correlation is of association and |change| over all steered latents and targets at equal length (the
+    longest of `norms`).
+    """
+    out: dict[str, Any] = {}
+    longest = side.loc[side["kind"] == "random_latent", "norm"].max()
+    pairs = side[side["kind"].isin(["latent", "random_latent"]) & np.isclose(side["norm"], longest, rtol=1e-3)]
+    figures = tested[[*BRANCH, "latent", "concept", "test_f1", "test_r"]]
+    pairs = pairs[pairs["method"] == "add"].merge(figures, on=[*BRANCH, "latent", "concept"])
+    for architecture, mine in criteria.groupby("architecture", sort=False):
+        entry: dict[str, Any] = {"by_criterion": {}}
+        for criterion, arms in mine.groupby("selected_by", sort=False):
+            low, high = wilson(arms["steerable"].sum(), len(arms))
+            entry["by_criterion"][criterion] = {
+                "concepts_and_seeds": len(arms), "steerable": int(arms["steerable"].sum()),
+                "share": float(arms["steerable"].mean()), "share_low": float(low), "share_high": float(high),
+                "mean_delta": _mean(arms["delta"]), "mean_f1": _mean(arms["f1"]), "mean_r": _mean(arms["r"]),
+            }  # fmt: skip
+        own = pairs[pairs["architecture"] == architecture]
+        groups = own.groupby([*BRANCH, "latent"]).ngroup().to_numpy()
+        for name in ("f1", "r"):
+            entry[f"spearman_{name}"] = spearman(
+                own[f"test_{name}"].abs().to_numpy(), own["delta"].abs().to_numpy(), groups
+            )
+        out[str(architecture)] = entry
+    return _finite(out)
+
+
+def _mean(values: pd.Series) -> float:
+    return float(pd.to_numeric(values).mean())
+
+
+def _finite(value: Any) -> Any:
+    """NaN, which JSON has not, becomes null."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,254 @@
+"""Change what a language model writes by changing its residual stream: the interventions, and where they act.
+
+Two ways to turn latent j of an SAE to `strength` times the largest activation m_j it has on training data:
+ - addition: x + strength m_j scale d_j, at every position alike;
+ - delta-clamp: x + (strength m_j - z_j(x)) scale d_j, which is x + decode(clamped code) - decode(code), so that what
+   the SAE does not reconstruct stays (Templeton et al. 2024, "Scaling Monosemanticity", appendix on steering).
+Strength 0 adds nothing; a clamp at 0 removes the latent. Negative strengths suppress.
+
+>>> steering = push(sae, {29: 1.0}, where=Where("CDR3"))
+>>> model.generate(100, seed=1, layer=2, edit=Edit(model, [steering]))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from antibody_sae.io import InputError
+from antibody_sae.models import AntibodyModel
+from antibody_sae.sae import SAE
+
+REGIONS = ("FR1", "CDR1", "FR2", "CDR2", "FR3", "CDR3", "FR4")
+_EARLIEST_CDR3 = 40
+"""Residues before which no cysteine ends framework 3: models also write chains that lack part of framework 1."""
+_BEFORE_CYSTEINE = "YFHSCWTLV"
+"""Residues seen at IMGT 103; almost always Y."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """The positions that an intervention acts on, by the residue that the model is about to write there.
+
+    Position p of the residual stream decides token p + 1. With w(p) the number of residues read up to p, an
+    intervention "from residue n on" acts where w(p) >= n: residue n (0-based) is the first that it can change. Tags
+    before the first residue count as w = 0. A region acts while that region is written: FR1 to FR3 by the residue
+    counts in `counts` (as many residues as the region has before it and at its end in most training chains), CDR3 and
+    FR4 by an online rule, because their start varies. CDR3 opens after the first cysteine that follows at least 40
+    residues and one of YFHSCWTLV (IMGT 103, 104), and closes once [WF]-G-x-G (118 to 121) has been read, so the first
+    four residues of FR4 are still written under it: the model decides there that CDR3 ends. FR4 is what follows.
+    """
+
+    region: str | None = None
+    start: int = 0
+    stop: int | None = None
+    """Residues written at most (exclusive); None: to the end."""
+    counts: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Region -> (residues before it, residues up to its end), see `typical_counts`."""
+
+    def __post_init__(self) -> None:
+        if self.region is not None and self.region not in REGIONS:
+            raise InputError(f"where: region {self.region!r} is none of {', '.join(REGIONS)}")
+        if self.region in REGIONS[:5] and self.region not in self.counts:
+            raise InputError(f"where: no chain of this run has a numbered {self.region}; give residue counts instead")
+        if self.start < 0 or (self.stop is not None and self.stop <= self.start):
+            raise InputError(f"where: residues {self.start} to {self.stop} are none; from must be >= 0 and < to")
+
+    @property
+    def everywhere(self) -> bool:
+        return self.region is None and self.start == 0 and self.stop is None
+
+    def mask(self, tokens: Tensor, before: int, ids: Mapping[str, int]) -> Tensor:
+        """[batch, T] bool: the positions of tokens [batch, T] that are acted on.
+
+        `before` is the number of tags before the first residue, `ids` the model's residue tokens.
+        """
+        written = torch.arange(tokens.shape[1], device=tokens.device) - (before - 1)
+        if self.region in ("CDR3", "FR4"):
+            return self._online(tokens, written, ids)
+        start, stop = (self.start, self.stop) if self.region is None else self.counts[self.region]
+        inside = written >= start if start > 0 else torch.ones_like(written, dtype=torch.bool)
+        if stop is not None:
+            inside = inside & (written < stop)
+        return inside.expand(tokens.shape)
+
+    def _online(self, tokens: Tensor, written: Tensor, ids: Mapping[str, int]) -> Tensor:
+        def among(letters: str) -> Tensor:
+            return torch.isin(tokens, torch.tensor([ids[r] for r in letters], device=tokens.device))
+
+        def shifted(seen: Tensor, by: int) -> Tensor:
+            moved = torch.zeros_like(seen)
+            moved[:, by:] = seen[:, : seen.shape[1] - by]
+            return moved
+
+        cysteine = among("C") & shifted(among(_BEFORE_CYSTEINE), 1) & (written > _EARLIEST_CDR3)
+        opened = cysteine.cumsum(1) > 0
+        glycine = among("G")
+        motif = glycine & shifted(glycine, 2) & shifted(among("WF") & opened, 3)
+        closed = motif.cumsum(1) > 0
+        return opened & ~closed if self.region == "CDR3" else closed
+
+
+def parse_where(value: Any, counts: Mapping[str, tuple[int, int]] | None = None) -> Where:
+    """`where` of a configuration: "all", a region's name, or {from: n, to: m}."""
+    if value == "all":
+        return Where()
+    if isinstance(value, str):
+        return Where(region=value, counts=counts or {})
+    return Where(start=value.get("from", 0), stop=value.get("to"))
+
+
+@dataclass(frozen=True)
+class Clamp:
+    """Latents of one SAE held at fixed activations."""
+
+    sae: SAE
+    values: Mapping[int, float]
+    """Latent -> activation, in the SAE's units."""
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """What is done to one row of a batch; with neither vector nor clamp, nothing."""
+
+    vector: Tensor | None = None
+    """[d_model] float32, added to the residual stream, raw units."""
+    clamp: Clamp | None = None
+    where: Where = Where()
+
+    def __post_init__(self) -> None:
+        if self.vector is not None and not torch.isfinite(self.vector).all():
+            raise InputError("intervention: the added vector is not finite; choose a smaller strength")
+
+    @property
+    def norm(self) -> float:
+        """Length of the added vector in raw units; nan for a clamp, whose length differs by position."""
+        if self.clamp is not None:
+            return float("nan")
+        return 0.0 if self.vector is None else float(self.vector.norm())
+
+
+def _check(sae: SAE, strengths: Mapping[int, float]) -> None:
+    for latent in strengths:
+        if not 0 <= latent < sae.latents:
+            raise InputError(f"latent {latent}: this SAE has latents 0 to {sae.latents - 1}")
+        if sae.max_activation[latent] <= 0:
+            raise InputError(f"latent {latent}: never active on the training data, so it has no scale; choose another")
+
+
+def push(sae: SAE, strengths: Mapping[int, float], where: Where = Where()) -> Intervention:
+    """Add latents: {latent: multiple of its largest activation}. Raises InputError for latents that cannot be used."""
+    _check(sae, strengths)
+    vector = torch.zeros(sae.d_model)
+    for latent, strength in strengths.items():
+        if strength:
+            vector += (strength * sae.max_activation[latent] * sae.scale * sae.directions[latent]).cpu()
+    return Intervention(vector=vector if strengths else None, where=where)
+
+
+def clamp(sae: SAE, strengths: Mapping[int, float], where: Where = Where()) -> Intervention:
+    """Clamp latents: {latent: multiple of its largest activation}. Raises InputError as `push` does."""
+    _check(sae, strengths)
+    values = {latent: float(s * sae.max_activation[latent]) for latent, s in strengths.items()}
+    return Intervention(clamp=Clamp(sae, values) if values else None, where=where)
+
+
+class Edit:
+    """Interventions as the `edit` of AntibodyModel's methods.
+
+    One intervention for all rows, or one a row of the batch (the batch of `generate` must then be no larger than the
+    list). Rows with nothing to do keep their bits. Raises InputError where the residual stream is not finite.
+    """
+
+    def __init__(
+        self, model: AntibodyModel, interventions: Sequence[Intervention], chains: str = "H", species: str = "human"
+    ) -> None:
+        self._before = len(model.prefix(chains, species))
+        self._ids = model.residue_tokens
+        self._n = len(interventions)
+        self._model = model
+        active = [
+            (row, each)
+            for row, each in enumerate(interventions)
+            if each.clamp is not None or (each.vector is not None and bool(each.vector.any()))
+        ]
+        self._masks: list[tuple[Where, Tensor]] = []
+        wheres: list[Where] = []
+        for _, each in active:
+            if each.where not in wheres:
+                wheres.append(each.where)
+        for where in wheres:
+            self._masks.append((where, self._rows([row for row, each in active if each.where == where])))
+        added = [(row, each.vector) for row, each in active if each.vector is not None]
+        self._vectors: Tensor | None = None
+        if added:
+            self._vectors = torch.zeros(self._n, model.d_model, device=model.device)
+            for row, vector in added:
+                self._vectors[row] = vector
+        self._clamps: list[tuple[SAE, Tensor, Tensor, Tensor]] = []
+        for sae in {id(each.clamp.sae): each.clamp.sae for _, each in active if each.clamp}.values():
+            mine = [(row, each.clamp) for row, each in active if each.clamp and each.clamp.sae is sae]
+            latents = sorted({latent for _, c in mine for latent in c.values})
+            targets = torch.full((self._n, len(latents)), torch.nan)  # nan: this row leaves the latent alone
+            for row, c in mine:
+                for latent, value in c.values.items():
+                    targets[row, latents.index(latent)] = value
+            self._clamps.append(
+                (
+                    sae.to(model.device),
+                    torch.tensor(latents),
+                    targets.to(model.device),
+                    self._rows([r for r, _ in mine]),
+                )
+            )
+
+    def _rows(self, rows: Sequence[int]) -> Tensor:
+        """[n] bool"""
+        chosen = torch.zeros(self._n, dtype=torch.bool)
+        chosen[list(rows)] = True
+        return chosen.to(self._model.device)
+
+    def __call__(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """hidden [batch, t, d_model], tokens [batch, T] -> hidden; see models.Edit."""
+        if not self._masks:
+            return hidden
+        batch, t = hidden.shape[:2]
+        if self._n not in (1, batch) and batch > self._n:
+            raise InputError(f"{self._n} interventions for a batch of {batch} rows; give one, or one a row")
+        rows = slice(0, batch) if self._n > 1 else torch.zeros(batch, dtype=torch.long, device=hidden.device)
+        change: Tensor | None = None
+        at: Tensor | None = None
+        if not all(where.everywhere for where, _ in self._masks):
+            at = torch.zeros(batch, t, dtype=torch.bool, device=hidden.device)
+            for where, chosen in self._masks:
+                at |= where.mask(tokens, self._before, self._ids)[:, -t:] & chosen[rows][:, None]
+            if not at.any():
+                return hidden
+        if self._vectors is not None:
+            change = self._vectors[rows][:, None, :].expand(batch, t, -1)
+            if at is not None:
+                change = change * at[..., None]
+        for sae, latents, targets, mine in self._clamps:
+            chosen = mine[rows][:, None].expand(batch, t)
+            chosen = chosen if at is None else chosen & at
+            delta = _clamp_delta(sae, latents, hidden[chosen], targets[rows][:, None, :].expand(batch, t, -1)[chosen])
+            scattered = torch.zeros(batch, t, hidden.shape[-1], device=hidden.device)
+            scattered[chosen] = delta
+            change = scattered if change is None else change + scattered
+        if change is None:
+            return hidden
+        return (hidden.float() + change).to(hidden.dtype)
+
+
+def _clamp_delta(sae: SAE, latents: Tensor, x: Tensor, targets: Tensor) -> Tensor:
+    """decode(clamped code) - decode(code) of activations x [n, d_model]; targets [n, m], nan for "leave"."""
+    codes = sae.encode(x)
+    now = torch.stack(
+        [(codes.values * ((codes.indices == int(j)) & (codes.values > 0))).sum(1) for j in latents.tolist()], 1
+    )
+    difference = torch.nan_to_num(targets - now, nan=0.0)
+    return sae.scale * difference @ sae.directions[latents.to(sae.directions.device)]

@@ -1,0 +1,201 @@
+# Stage 7: steering. Plan (on train and validation data), write in chunks, number once, compare. What needs no SAE is
+# done once a layer, under the name `controls`; every SAE has a branch of its own.
+
+STEER = f"{OUT}/steering/layer{{layer}}"
+STEERING = config["steering"]
+WRITING = {key: config["sequences"][key] for key in ("chains", "species", "temperature", "top_p", "prompt")}
+LABELS = {key: config["concepts"][key] for key in ("bins", "metadata", "position_pairs")}
+STEERED = [
+    {"sae": sae, "architecture": SAES[sae]["architecture"], "seed": seed, "layer": layer}
+    for layer in LAYERS
+    for sae in SAES
+    for seed in SEEDS
+]
+
+
+def steering_keys(*keys):
+    return {key: STEERING[key] for key in keys}
+
+
+def clamped_sae(wildcards):
+    """The SAE, where a clamp has to read its code while the model writes."""
+    if wildcards.unit == "controls" or "clamp" not in STEERING["methods"]:
+        return []
+    return [f"{OUT}/saes/layer{wildcards.layer}/{wildcards.unit}/{name}" for name in ("config.json", "sae.safetensors")]
+
+
+def every_steered(name):
+    return [f"{OUT}/steering/layer{each['layer']}/{each['sae']}-seed{each['seed']}/{name}" for each in STEERED]
+
+
+wildcard_constraints:
+    unit=r"controls|(" + "|".join(SAES) + r")-seed\d+",
+
+
+rule steer_controls:
+    input:
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        shards=expand(
+            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
+            shard=range(config["activations"]["shards"]),
+        ),
+        labels=f"{OUT}/concepts/labels.json",
+        values=f"{OUT}/concepts/labels.safetensors",
+        antibodies=f"{OUT}/sequences/antibodies.parquet",
+    output:
+        plan=f"{STEER}/controls/plan.parquet",
+        vectors=f"{STEER}/controls/vectors.safetensors",
+        directions=f"{STEER}/controls/directions.safetensors",
+        counts=f"{STEER}/controls/counts.json",
+    log:
+        f"{OUT}/logs/steer_controls-layer{{layer}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_controls-layer{{layer}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 0),
+        runtime=minutes(60),
+        gpu=0,
+    params:
+        model=config["model"],
+        steering=steering_keys("targets", "where", "gradient_antibodies", "norms", "random_latents", "n", "baseline", "seed"),
+        chains=WRITING["chains"],
+        code=code("steer_controls.py"),
+    script:
+        "../scripts/steer_controls.py"
+
+
+rule steer_plan:
+    input:
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        shards=expand(
+            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
+            shard=range(config["activations"]["shards"]),
+        ),
+        sae=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/config.json",
+        weights=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/sae.safetensors",
+        labels=f"{OUT}/concepts/labels.json",
+        values=f"{OUT}/concepts/labels.safetensors",
+        directions=f"{STEER}/controls/directions.safetensors",
+    output:
+        plan=f"{STEER}/{{sae}}-seed{{seed}}/plan.parquet",
+        vectors=f"{STEER}/{{sae}}-seed{{seed}}/vectors.safetensors",
+        tested=f"{STEER}/{{sae}}-seed{{seed}}/tested.parquet",
+    log:
+        f"{OUT}/logs/steer_plan-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_plan-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 0),
+        runtime=minutes(60),
+    params:
+        steering=steering_keys(
+            "targets", "criteria", "candidates", "strengths", "norms", "methods", "random_latents", "n", "seed"
+        ),
+        code=code("steer_plan.py"),
+    script:
+        "../scripts/steer_plan.py"
+
+
+rule steer_generate:
+    input:
+        plan=f"{STEER}/{{unit}}/plan.parquet",
+        vectors=f"{STEER}/{{unit}}/vectors.safetensors",
+        counts=f"{STEER}/controls/counts.json",
+        sae=clamped_sae,
+    output:
+        f"{STEER}/{{unit}}/sequences-{{chunk}}.parquet",
+    log:
+        f"{OUT}/logs/steer_generate-layer{{layer}}-{{unit}}-{{chunk}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_generate-layer{{layer}}-{{unit}}-{{chunk}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(2500, 0),
+        runtime=minutes(120),
+        gpu=0,
+    params:
+        model=config["model"],
+        steering=steering_keys("where", "scored", "seed", "chunks"),
+        writing=WRITING,
+        species=config["numbering"]["species"],
+        code=code("steer_generate.py"),
+    script:
+        "../scripts/steer_generate.py"
+
+
+rule steer_outcomes:
+    input:
+        sequences=expand(f"{STEER}/{{{{unit}}}}/sequences-{{chunk}}.parquet", chunk=range(STEERING["chunks"]), allow_missing=True),
+        labels=f"{OUT}/concepts/labels.json",
+        values=f"{OUT}/concepts/labels.safetensors",
+        antibodies=f"{OUT}/sequences/antibodies.parquet",
+        splits=f"{OUT}/splits/antibodies.parquet",
+    output:
+        f"{STEER}/{{unit}}/outcomes.parquet",
+    log:
+        f"{OUT}/logs/steer_outcomes-layer{{layer}}-{{unit}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_outcomes-layer{{layer}}-{{unit}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(3000, 5),
+        runtime=minutes(60),
+    params:
+        steering=steering_keys("targets", "scored"),
+        writing=WRITING,
+        numbering={key: config["numbering"][key] for key in ("species", "scheme")},
+        concepts=LABELS,
+        code=code("steer_outcomes.py"),
+    script:
+        "../scripts/steer_outcomes.py"
+
+
+rule steer_effects:
+    input:
+        plan=f"{STEER}/{{sae}}-seed{{seed}}/plan.parquet",
+        tested=f"{STEER}/{{sae}}-seed{{seed}}/tested.parquet",
+        outcomes=f"{STEER}/{{sae}}-seed{{seed}}/outcomes.parquet",
+        controls_plan=f"{STEER}/controls/plan.parquet",
+        controls=f"{STEER}/controls/outcomes.parquet",
+    output:
+        effects=f"{STEER}/{{sae}}-seed{{seed}}/effects.parquet",
+        side_effects=f"{STEER}/{{sae}}-seed{{seed}}/side_effects.parquet",
+    log:
+        f"{OUT}/logs/steer_effects-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_effects-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 5),
+        runtime=minutes(30),
+    params:
+        steering=steering_keys("perplexity_bound"),
+        code=code("steer_effects.py"),
+    script:
+        "../scripts/steer_effects.py"
+
+
+rule steer_tables:
+    input:
+        effects=every_steered("effects.parquet"),
+        side_effects=every_steered("side_effects.parquet"),
+        tested=every_steered("tested.parquet"),
+    output:
+        mapping=f"{OUT}/tables/mapping_vs_steering.csv",
+        criteria=f"{OUT}/tables/steering_by_criterion.csv",
+        claims=f"{OUT}/tables/claims.json",
+    log:
+        f"{OUT}/logs/steer_tables.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_tables.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 5),
+        runtime=minutes(30),
+    params:
+        about=STEERED,
+        code=code("steer_tables.py"),
+    script:
+        "../scripts/steer_tables.py"
