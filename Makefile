@@ -21,7 +21,7 @@ test: .venv/.dev
 	.venv/bin/snakefmt --check Snakefile workflow
 	.venv/bin/mypy
 	.venv/bin/snakemake --lint
-	.venv/bin/pytest -m "not slow" -n $(CORES) --dist worksteal -q
+	.venv/bin/pytest -m "not slow" -n $(CORES) --dist loadgroup -q
 
 test-slow: .venv/.dev
 	.venv/bin/pytest -m slow -q

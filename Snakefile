@@ -1,5 +1,7 @@
 # antibody-sae: generate or load antibodies, number them, harvest a language model, train SAEs, associate, steer, report.
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,6 +38,17 @@ include: "workflow/rules/saes.smk"
 include: "workflow/rules/concepts.smk"
 include: "workflow/rules/steering.smk"
 include: "workflow/rules/report.smk"
+
+
+onstart:
+    # what the run will take, measured here; too little disk ends it before any job
+    done = subprocess.run(
+        [sys.executable, HERE / "workflow" / "scripts" / "preflight.py", str(workflow.cores or 1), OUT],
+        input=json.dumps(config),
+        text=True,
+    )
+    if done.returncode:
+        raise WorkflowError("preflight: see the message above")
 
 
 rule all:

@@ -1,0 +1,111 @@
+"""What reruns when something changes, by dry-runs on a finished quick run: exactly the stages that it touches."""
+
+import re
+import shutil
+
+import pytest
+from antibody_sae import config
+
+pytestmark = pytest.mark.xdist_group("quick")
+
+@pytest.fixture
+def project(quick_run):
+    return quick_run[0]
+
+
+def test_a_second_run_does_nothing(project):
+    assert project.planned() == {}
+
+
+def test_a_comment_reruns_nothing(project):
+    path = project.folder / "config.yaml"
+    path.write_text("# a comment\n" + path.read_text())
+    assert project.planned() == {}
+
+
+def rules_of(stage):
+    """Rules that a stage's file defines."""
+    text = (config.LIBRARY.parents[1] / "rules" / f"{stage}.smk").read_text()
+    return set(re.findall(r"^(?:rule|checkpoint) (\w+):", text, flags=re.M))
+
+
+def test_steering_reruns_steering_and_what_reads_it(project):
+    planned = project.planned(lambda c: c.setdefault("steering", {}).update(seed=99))
+    assert planned
+    assert set(planned) <= rules_of("steering") | rules_of("report")
+    assert "report" in planned
+
+
+def test_concepts_rerun_concepts_and_what_depends_on_them(project):
+    planned = project.planned(lambda c: c.setdefault("concepts", {}).update(floor=0.25))
+    assert "associate" in planned
+    assert set(planned) <= rules_of("concepts") | rules_of("steering") | rules_of("report")
+
+
+def test_an_sae_reruns_its_own_branch(project):
+    def change(c):
+        c["saes"].setdefault("train", {}).update(topk={"architecture": "topk", "learning_rate": 0.002})
+
+    planned = project.planned(change)
+    assert planned["train_sae"] == 1
+    assert planned["associate"] == 1
+    assert not set(planned) & (
+        rules_of("sequences") | rules_of("numbering") | rules_of("splits") | rules_of("activations")
+    )
+
+
+def test_splits_leave_activations_alone(project):
+    planned = project.planned(lambda c: c.setdefault("splits", {}).update(seed=5))
+    assert planned["train_sae"] == 2
+    assert not set(planned) & (rules_of("sequences") | rules_of("numbering") | rules_of("activations"))
+
+
+@pytest.mark.parametrize(
+    ("module", "reruns", "spares"),
+    [
+        ("splits", "split", "harvest"),
+        ("steering", None, "train_sae"),
+        ("report", "report", "train_sae"),
+        ("kernels", "train_sae", "harvest"),
+        ("numbering", "number", "generate"),
+        ("activations", "harvest", "number"),
+        ("io", "generate", None),
+    ],
+)
+def test_an_edit_in_a_module_reruns_the_stages_that_use_it(project, module, reruns, spares):
+    path = project.folder / "workflow" / "lib" / "antibody_sae" / f"{module}.py"
+    kept = path.with_suffix(".kept")
+    shutil.copy2(path, kept)
+    try:
+        path.write_text(path.read_text() + "\n# a comment changes nothing\n")
+        assert project.planned() == {}
+        path.write_text(path.read_text() + "\nEDITED = True\n")
+        planned = set(project.planned())
+    finally:
+        kept.replace(path)
+    expected = {reruns} if reruns else rules_of(module)
+    assert expected & planned
+    assert spares not in planned
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.update(sterring={}), "did you mean 'steering'"),
+        (lambda c: c["activations"].update(layers=[9]), "layers 1 to 3"),
+        (lambda c: c["saes"]["shared"].update(k=9999), "k 9999 > latents"),
+        (lambda c: c["model"].update(name="nothing-like-it"), "none of iglm"),
+    ],
+)
+def test_bad_input_ends_before_any_job(project, change, message):
+    import yaml
+
+    settings = yaml.safe_load((project.folder / "tests" / "config" / "quick.yaml").read_text())
+    settings.setdefault("activations", {})
+    change(settings)
+    (project.folder / "bad.yaml").write_text(yaml.safe_dump(settings))
+    done = project.snakemake(config="bad.yaml")
+    assert done.returncode != 0
+    assert message in done.stdout
+    assert "rule " not in done.stdout
+    assert "Traceback" not in done.stdout

@@ -1,0 +1,88 @@
+"""The quick run, whole, on IgLM-S's real weights: every file of the contract, consistent with one another."""
+
+import json
+
+import pandas as pd
+import pytest
+from antibody_sae import activations, models, presets
+from antibody_sae.sae import SAE
+
+pytestmark = pytest.mark.xdist_group("quick")
+
+
+@pytest.fixture
+def run(quick_run):
+    return quick_run[0].folder / "results" / "quick"
+
+
+def test_counts_agree_from_stage_to_stage(run):
+    antibodies = pd.read_parquet(run / "sequences" / "antibodies.parquet")
+    rejected = pd.read_parquet(run / "sequences" / "rejected.parquet")
+    chains = pd.read_parquet(run / "numbering" / "chains.parquet")
+    residues = pd.read_parquet(run / "numbering" / "residues.parquet")
+    splits = pd.read_parquet(run / "splits" / "antibodies.parquet")
+    store = activations.Store(run / "activations" / "layer2")
+    assert len(antibodies) + len(rejected) == 400
+    assert set(chains.antibody_id) == set(antibodies.antibody_id)
+    good = chains[chains.status == "ok"]
+    assert len(good) > 0.95 * len(antibodies), "ANARCI numbers nearly all that IgLM-S writes"
+    assert good.length.sum() == len(residues) == store.n
+    assert set(splits.antibody_id) == set(good.antibody_id)
+    assert splits.groupby("cluster_id").split.nunique().max() == 1, "no cluster is on two sides"
+    assert set(splits.split) == {"train", "validation", "test"}
+
+
+def test_labels_and_activations_are_of_the_same_residue(run):
+    """The residue at a stored residue_id is what the model read there."""
+    residues = pd.read_parquet(run / "numbering" / "residues.parquet")
+    model = models.load({"name": "iglm-s", "dtype": "float32"})
+    store = activations.Store(run / "activations" / "layer2", model.provenance)
+    antibodies = pd.read_parquet(run / "sequences" / "antibodies.parquet").set_index("antibody_id")
+    acts, ids = store.read(0)
+    row = dict(zip(ids.tolist(), range(len(ids)), strict=True))
+    first = residues[residues.antibody_id == residues.antibody_id[0]]
+    assert "".join(first.residue) == antibodies.heavy[first.antibody_id.iloc[0]]
+    (passage,) = model.encode("".join(first.residue))
+    ((_, states),) = model.hidden([passage], [2])
+    stored = acts[[row[i] for i in first.index]].float()
+    assert (stored - states[2]).abs().max() < 0.05 * states[2].abs().max(), "bfloat16 storage of the same vectors"
+
+
+@pytest.mark.parametrize("name", ["topk", "ordered"])
+def test_both_saes_are_there_and_say_where_they_come_from(run, name):
+    folder = run / "saes" / "layer2" / f"{name}-seed0"
+    sae = SAE.load(folder)
+    acts, _ = activations.Store(run / "activations" / "layer2").read(0, 0, 100)
+    codes = sae.encode(acts.float())
+    assert codes.indices.shape == (100, 16)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert 0 < metrics["fvu"] < 0.6
+    assert json.loads((folder / "config.json").read_text())["architecture"] == name
+
+
+def test_tables_and_report(run):
+    summary = json.loads((run / "tables" / "summary.json").read_text())
+    assert summary
+    claims = pd.read_csv(run / "tables" / "mapping_vs_steering.csv")
+    assert {"topk", "ordered"} <= set(claims.sae)
+    effects = pd.concat(pd.read_parquet(p) for p in run.glob("steering/layer2/*/effects.parquet"))
+    arms = effects[effects.kind == "latent"]
+    assert ((arms.rate_low <= arms.rate) & (arms.rate <= arms.rate_high)).all()
+    page = (run / "report" / "index.html").read_text()
+    assert "antibody-sae" in page
+    assert not [line for line in page.splitlines() if 'src="http' in line], "self-contained"
+
+
+def test_every_rule_left_a_log_and_a_benchmark(run):
+    benchmarks = {p.stem.split("-")[0] for p in (run / "benchmarks").iterdir()}
+    logs = {p.stem.split("-")[0] for p in (run / "logs").iterdir()}
+    assert {"generate", "number", "split", "harvest", "train_sae", "associate", "report"} <= benchmarks & logs
+
+
+def test_it_takes_minutes_not_hours(quick_run):
+    """Not a benchmark: the promise is two minutes on two idle cores, and a busy machine gets slack."""
+    assert quick_run[1] < 600
+
+
+def test_the_licence_is_said():
+    assert "non-commercial" in presets.resolve({"name": "iglm"}).licence
