@@ -93,12 +93,12 @@ def design(
         written = _batch(model, layer, intervention, seed, batch, writing)
         found = steering.number_texts(written["text"], writing, numbering)
         table = written.merge(found.antibodies, on="text", how="left", validate="many_to_one")
-        held = steering.label_concepts(found, list(counts), concepts or {}, writing["species"])
-        held = pd.DataFrame(held, columns=list(counts), index=found.antibodies["text"])
+        labels = steering.label_concepts(found, list(counts), concepts or {}, writing["species"])
+        held = dict(zip(found.antibodies["text"], labels.tolist(), strict=True))
         chosen = []
         for i, each in enumerate(table.itertuples()):
             why = _refusal(each, constraints, seen)
-            has = {c: bool(held.at[each.text, c]) for c in counts} if why is None else {}
+            has = dict(zip(counts, held[str(each.text)], strict=True)) if why is None else {}
             why = why or _quota(has, counts, constraints.rates, accepted, n)
             if why or accepted == n:
                 refused[why or "not needed"] += 1
@@ -152,16 +152,15 @@ def _describe(table: pd.DataFrame, found: steering.Numbered, seed: int) -> pd.Da
     """AIRR-style rows, one a chain, of accepted designs."""
     rows = []
     by_chain = dict(list(found.residues.groupby(["antibody_id", "chain"], sort=False)))
-    chains = found.chains.set_index("antibody_id")
+    chains = found.chains.set_index(["antibody_id", "side"]).to_dict("index")
     for each in table.itertuples():
         name = f"{each.batch}-{each.row}"
         for side in ("heavy", "light"):
             sequence = getattr(each, side)
             if not isinstance(sequence, str):
                 continue
-            row = {"sequence_id": f"{name}-{side}", "cell_id": name, "sequence_aa": sequence}
-            numbered = chains.loc[[each.antibody_id]]
-            numbered = numbered[numbered["side"] == side].iloc[0]
+            row: dict[str, Any] = {"sequence_id": f"{name}-{side}", "cell_id": name, "sequence_aa": sequence}
+            numbered: Any = chains[each.antibody_id, side]
             if each.valid:
                 residues = by_chain[each.antibody_id, numbered["chain"]]
                 regions = residues.groupby("region")["residue"].agg("".join)

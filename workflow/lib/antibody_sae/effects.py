@@ -185,11 +185,16 @@ def matched_quality(rows: pd.DataFrame, baseline: pd.Series) -> dict[str, Any]:
     usable = rows[rows["acceptable"] & rows["delta_first"].notna() & rows["delta_second"].notna()]
     if usable.empty:
         return {"delta": np.nan, "delta_low": np.nan, "delta_high": np.nan}
-    best = usable.loc[usable["delta_first"].idxmax()]
+    best = usable.iloc[int(usable["delta_first"].to_numpy().argmax())]
     n, n0 = int(best["n_valid"] - best["n_half"]), int(baseline["n_valid"])
     hits, hits0 = round((best["delta_second"] + best["baseline_rate"]) * n), round(best["baseline_rate"] * n0)
     low, high = difference_interval(hits, n, hits0, n0)
-    return {**best.to_dict(), "delta": best["delta_second"], "delta_low": float(low), "delta_high": float(high)}
+    return {
+        **{str(k): v for k, v in best.items()},
+        "delta": best["delta_second"],
+        "delta_low": float(low),
+        "delta_high": float(high),
+    }
 
 
 SUPERVISED = ("difference_of_means", "probe", "matched_latent", "shuffled_sign")

@@ -126,8 +126,8 @@ def directions(store: Store, labels: Labels, panel: Panel) -> dict[str, Tensor]:
     mean over the target's context (Marks & Tegmark 2023, arXiv:2310.06824). `probe`: the weights of an L2-regularised
     logistic regression on the same means. Train and validation antibodies only.
     """
-    contexts = [context(target)[0] for target in panel.targets]
-    distinct = sorted({tuple(c) for c in contexts})
+    contexts = [tuple(context(target)[0]) for target in panel.targets]
+    distinct = sorted(set(contexts))
     sums = {c: torch.zeros(len(panel.rows), store.d_model) for c in distinct}
     counts = {c: torch.zeros(len(panel.rows)) for c in distinct}
     for x, place, residue_id in _panel_blocks(store, labels, panel):
@@ -139,16 +139,16 @@ def directions(store: Store, labels: Labels, panel: Panel) -> dict[str, Tensor]:
             counts[c].index_add_(0, at, torch.ones(len(at)))
     means, probes = [], []
     for j, c in enumerate(contexts):
-        use = ~panel.test & (counts[tuple(c)] > 0).numpy()
-        x = (sums[tuple(c)] / counts[tuple(c)].clamp(min=1)[:, None]).numpy()[use]
+        use = ~panel.test & (counts[c] > 0).numpy()
+        mean = (sums[c] / counts[c].clamp(min=1)[:, None]).numpy()[use]
         y = panel.has[use, j]
         if y.all() or not y.any():
             raise InputError(
                 f"steering.targets: {panel.targets[j]}: no chain with the regions it is read in has it, or all"
             )
-        means.append(x[y].mean(0) - x[~y].mean(0))
+        means.append(mean[y].mean(0) - mean[~y].mean(0))
         scale = store.manifest["scale"]
-        fitted = LogisticRegression(C=1.0, max_iter=300).fit((x - x.mean(0)) / scale, y)
+        fitted = LogisticRegression(C=1.0, max_iter=300).fit((mean - mean.mean(0)) / scale, y)
         probes.append(fitted.coef_[0])
     return {
         "difference_of_means": _unit(torch.tensor(np.array(means), dtype=torch.float32)),
@@ -427,10 +427,8 @@ def plan_sae(
     vectors: list[Tensor] = []
     one = (sae.max_activation * sae.scale)[:, None] * sae.directions  # the vector of strength 1
 
-    def add(
-        kind: str, latent: int, strength: float, method: str = "add", vector: Tensor | None = None, **rest: Any
-    ) -> None:
-        rows.append({"kind": kind, "latent": latent, "strength": strength, "method": method, **rest})
+    def add(kind: str, latent: int, strength: float, about: Mapping[str, Any], vector: Tensor | None = None) -> None:
+        rows.append({"kind": kind, "latent": latent, "strength": strength, **about})
         vectors.append(strength * (one[latent] if vector is None else vector))
 
     def at_norms(latent: int) -> list[float]:
@@ -440,24 +438,24 @@ def plan_sae(
         names = {"concept": ";".join(t for t, _ in reasons), "selected_by": ";".join(c for _, c in reasons)}
         for method in settings["methods"]:
             for strength in settings["strengths"]:
-                add("latent", latent, strength, method, **names)
+                add("latent", latent, strength, {**names, "method": method})
         for strength in at_norms(latent):
-            add("latent", latent, strength, **names)
+            add("latent", latent, strength, names)
     density = sae.density.numpy()
     others = np.array([i for i in np.flatnonzero(sae.max_activation.numpy() > 0) if i not in wanted])
     for latent in rng.permutation(others)[: settings["random_latents"]].tolist():
         for strength in at_norms(latent):
-            add("random_latent", latent, strength)
+            add("random_latent", latent, strength, {})
     for j, (target, pairs) in enumerate(zip(targets, chosen, strict=True)):
-        latent = dict(pairs).get("output_score", pairs[0][1])
+        latent = next((i for criterion, i in pairs if criterion == "output_score"), pairs[0][1])
         unrelated = others[np.abs(found.r[others, j]) < ASSOCIATED / 2]
         look = np.log([density + 1e-6, one.norm(dim=1).numpy() + 1e-12])
         for twin in unrelated[np.abs(look[:, unrelated] - look[:, [latent]]).sum(0).argsort()[:1]].tolist():
             for strength in [*settings["strengths"], *at_norms(twin)]:
-                add("matched_latent", twin, strength, concept=target)
+                add("matched_latent", twin, strength, {"concept": target})
         signs = torch.from_numpy(rng.choice([-1.0, 1.0], sae.d_model).astype(np.float32))
         for strength in [*settings["strengths"], *at_norms(latent)]:
-            add("shuffled_sign", latent, strength, vector=signs * one[latent], concept=target)
+            add("shuffled_sign", latent, strength, {"concept": target}, signs * one[latent])
     return _plan(rows, vectors, settings)
 
 
@@ -500,10 +498,11 @@ def generate(
 def to_interventions(plan: pd.DataFrame, vectors: Tensor, where: Where, sae: SAE | None = None) -> list[Intervention]:
     """The interventions of a plan's arms, in order."""
     out = []
-    for arm, vector in zip(plan.itertuples(), vectors, strict=True):
-        if arm.method == "clamp":
+    columns = (plan["method"], plan["latent"], plan["strength"], vectors)
+    for method, latent, strength, vector in zip(*columns, strict=True):
+        if method == "clamp":
             assert sae is not None, "clamp arms need their SAE"
-            out.append(interventions.clamp(sae, {int(arm.latent): float(arm.strength)}, where))
+            out.append(interventions.clamp(sae, {int(latent): float(strength)}, where))
         else:
             out.append(Intervention(vector=vector, where=where))
     return out
@@ -529,7 +528,9 @@ def log_likelihoods(
     rows = np.flatnonzero((table["row"] < most).to_numpy() & (table["text"].str.len() > 0).to_numpy())
     passages: list[Encoded] = []
     owners: list[int] = []
-    for i, (heavy, light) in zip(rows, split_chains(table["text"].iloc[rows], writing, species), strict=True):
+    for i, (heavy, light) in zip(
+        rows.tolist(), split_chains(table["text"].iloc[rows].tolist(), writing, species), strict=True
+    ):
         encoded = model.encode(heavy, light, writing["species"])
         passages += encoded
         owners += [i] * len(encoded)
@@ -545,9 +546,9 @@ def training_sequences(antibodies: pd.DataFrame, splits: pd.DataFrame, chains: s
     train = splits.loc[splits["split"] == "train", "antibody_id"]
     table = antibodies[antibodies["antibody_id"].isin(train)]
     sides = [table[side].fillna("") for letter, side in (("H", "heavy"), ("L", "light")) if letter in chains]
-    texts = [text for text in (sides[0] if len(sides) == 1 else sides[0] + sides[1]) if text]
-    rows = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), NEIGHBOURS)).round().astype(int)) if texts else []
-    return [texts[i] for i in rows]
+    texts = [str(text) for text in (sides[0] if len(sides) == 1 else sides[0] + sides[1]) if text]
+    most = min(len(texts), NEIGHBOURS)
+    return [texts[i * len(texts) // most] for i in range(most)]
 
 
 def frequent(labels: Labels) -> list[str]:
