@@ -197,7 +197,7 @@ def matched_quality(rows: pd.DataFrame, baseline: pd.Series) -> dict[str, Any]:
     }
 
 
-SUPERVISED = ("difference_of_means", "probe", "matched_latent", "shuffled_sign")
+BESIDE = ("difference_of_means", "probe", "rate_gradient", "matched_latent", "shuffled_sign")
 """Kinds of arms that stand beside the candidates of a target in the tables."""
 BRANCH = ["sae", "architecture", "seed", "layer"]
 
@@ -212,7 +212,7 @@ def by_criterion(table: pd.DataFrame) -> pd.DataFrame:
         latents = mine[mine["kind"] == "latent"]
         reasons = latents["selected_by"].fillna("").str.split(";")
         groups = {c: latents[[c in why for why in reasons]] for c in dict.fromkeys(reasons.explode())}
-        groups |= {"any": latents} | {kind: mine[mine["kind"] == kind] for kind in SUPERVISED}
+        groups |= {"any": latents} | {kind: mine[mine["kind"] == kind] for kind in BESIDE}
         for criterion, arms in groups.items():
             best = matched_quality(arms, baseline)
             figures = ("latent", "f1", "r", "method", "strength", "norm", "rate", "delta", "delta_low", "delta_high")
@@ -245,10 +245,10 @@ def mapping_table(criteria: pd.DataFrame) -> pd.DataFrame:
                 row |= {f"best_{name}_{c}": one[c] for c in ("delta", "delta_low", "delta_high", "steerable")}
         for name in ("latent", "strength", "norm", "rate", "delta", "delta_low", "delta_high", "valid", "perplexity"):
             row[f"steered_{name}"] = best[name]
-        named = mine[mine["steerable"] & ~mine["selected_by"].isin(["any", *SUPERVISED])]
+        named = mine[mine["steerable"] & ~mine["selected_by"].isin(["any", *BESIDE])]
         row |= {"steerable": best["steerable"], "steerable_by": ";".join(named["selected_by"])}
         row |= {"random_low": best["random_low"], "random_high": best["random_high"]}
-        row |= {f"{kind}_delta": by.loc[kind, "delta"] for kind in SUPERVISED}
+        row |= {f"{kind}_delta": by.loc[kind, "delta"] for kind in BESIDE}
         rows.append(row)
     return pd.DataFrame(rows)
 

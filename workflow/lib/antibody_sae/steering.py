@@ -35,8 +35,8 @@ from antibody_sae.models import AntibodyModel, Encoded
 from antibody_sae.sae import SAE
 
 CRITERIA = ("f1", "r", "output_score", "decoder_alignment", "earliest")
-CONTROLS = ("none", "difference_of_means", "probe", "random_direction")
-"""Kinds of arms that belong to a layer, not to an SAE."""
+SUPERVISED = ("difference_of_means", "probe", "rate_gradient")
+"""Directions that need labels or gradients, but no SAE; kinds of arms."""
 BATCH = 128
 """Rows of a batch of generation: fixed, because a row's random numbers come from its batch and place."""
 PANEL = 4000
@@ -374,17 +374,17 @@ PLAN = ("arm", "kind", "concept", "latent", "selected_by", "method", "strength",
 def plan_controls(
     known: Mapping[str, Tensor], targets: Sequence[str], settings: Mapping[str, Any], store: Store
 ) -> tuple[pd.DataFrame, Tensor]:
-    """Arms that need no SAE: none, difference of means, probe, random directions; (plan, vectors [arms, d_model])."""
+    """Arms that need no SAE: none, supervised directions, random directions; (plan, vectors [arms, d_model])."""
     length = store.manifest["scale"] * store.d_model**0.5
     generator = torch.Generator().manual_seed(int(settings["seed"]))
     rows: list[dict[str, Any]] = [{"kind": "none", "strength": 0.0, "n": settings["baseline"]}]
     vectors = [torch.zeros(store.d_model)]
     gaussian = _unit(torch.randn(settings["random_latents"], store.d_model, generator=generator))
     for share in settings["norms"]:
-        for kind in ("difference_of_means", "probe"):
+        for kind in SUPERVISED:
             for j, target in enumerate(targets):
                 rows.append({"kind": kind, "concept": target, "strength": np.nan})
-                vectors.append(share * length * known[kind][j])
+                vectors.append(share * length * _unit(known[kind][j]))
         for direction in gaussian:
             rows.append({"kind": "random_direction", "strength": np.nan})
             vectors.append(share * length * direction)
@@ -546,7 +546,8 @@ def training_sequences(antibodies: pd.DataFrame, splits: pd.DataFrame, chains: s
     train = splits.loc[splits["split"] == "train", "antibody_id"]
     table = antibodies[antibodies["antibody_id"].isin(train)]
     sides = [table[side].fillna("") for letter, side in (("H", "heavy"), ("L", "light")) if letter in chains]
-    texts = [str(text) for text in (sides[0] if len(sides) == 1 else sides[0] + sides[1]) if text]
+    joined: Any = sides[0] if len(sides) == 1 else sides[0] + sides[1]
+    texts = [str(text) for text in joined if text]
     most = min(len(texts), NEIGHBOURS)
     return [texts[i * len(texts) // most] for i in range(most)]
 
