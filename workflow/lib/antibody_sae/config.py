@@ -114,20 +114,32 @@ def saes(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 @cache
+def _parsed(path: Path, _changed: int) -> tuple[bytes, frozenset[Path]]:
+    """(syntax tree, library files imported) of a file, read once: Snakemake parses the workflow anew for every job."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "antibody_sae":
+            module = (node.module or "").partition(".")[2]
+            found |= {module} if module else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("antibody_sae.")}
+    files = {LIBRARY / f"{name}.py" for name in found}
+    return ast.dump(tree).encode(), frozenset(file for file in files if file.is_file())
+
+
+def _parse(path: Path) -> tuple[bytes, frozenset[Path]]:
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
 def _imports(path: Path) -> frozenset[Path]:
     """Library files that a file imports, directly or through others."""
     found: set[Path] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "antibody_sae":
-            module = (node.module or "").partition(".")[2]
-            names = [module] if module else [alias.name for alias in node.names]
-        elif isinstance(node, ast.Import):
-            names = [a.name.partition(".")[2] for a in node.names if a.name.startswith("antibody_sae.")]
-        for name in names:
-            target = LIBRARY / f"{name}.py"
-            if target.is_file() and target not in found:
-                found |= {target, *_imports(target)}
+    left = [path]
+    while left:
+        new = _parse(left.pop())[1] - found
+        found |= new
+        left += new
     return frozenset(found)
 
 
@@ -140,5 +152,5 @@ def source_hash(script: str) -> str:
     path = Path(script)
     digest = hashlib.sha256()
     for file in [path, *sorted(_imports(path))]:
-        digest.update(ast.dump(ast.parse(file.read_text(encoding="utf-8"))).encode())
+        digest.update(_parse(file)[0])
     return digest.hexdigest()[:16]
