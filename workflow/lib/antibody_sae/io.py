@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -10,7 +12,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,10 +38,12 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
     part = Path(name)
     try:
+        with suppress(OSError):  # a file system without locks: leftovers of killed jobs stay there
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield part
         with open(part, "rb+") as written:
             os.fsync(written.fileno())
@@ -55,6 +59,15 @@ def atomic(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files that killed writers of `path` left: a live writer holds a lock on its own."""
+    for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        with suppress(OSError), open(old, "rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            old.unlink()
 
 
 def sha256_file(path: str | Path) -> str:

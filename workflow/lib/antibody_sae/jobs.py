@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,12 +33,20 @@ class _Tee:
         return self._screen.isatty()
 
 
+def _end_with(parent: int) -> None:
+    """Once Snakemake is gone (kill -9), end as by SIGTERM: nothing may write beside the run that takes over."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
     """Run a script's body: stderr also into the rule's log, torch and numba on the rule's threads.
 
     An InputError ends the job with its message alone; any other error with its traceback.
     """
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with open(snakemake.log[0], "w", encoding="utf-8") as log:
         screen, sys.stderr = sys.stderr, _Tee(sys.stderr, log)  # type: ignore[assignment]
         try:
