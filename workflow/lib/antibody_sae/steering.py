@@ -577,7 +577,7 @@ def number_texts(texts: Iterable[str], writing: Mapping[str, Any], settings: Map
     """Number each distinct text once; `settings` is the `numbering` section (species, scheme)."""
     distinct = list(dict.fromkeys(texts))
     pairs = split_chains(distinct, writing, settings["species"])
-    columns = {"antibody_id": [f"s{i}" for i in range(len(distinct))], "text": distinct}
+    columns: dict[str, Any] = {"antibody_id": [f"s{i}" for i in range(len(distinct))], "text": distinct}
     columns |= {"heavy": [heavy for heavy, _ in pairs], "light": [light for _, light in pairs]}
     antibodies = pd.DataFrame(columns, dtype="object")
     with tempfile.TemporaryDirectory() as folder:
