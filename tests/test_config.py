@@ -57,6 +57,14 @@ def test_an_sae_overrides_what_all_share():
     assert [config.saes(full)[name]["k"] for name in "ab"] == [16, 8]
 
 
+def test_the_schema_states_the_defaults_of_training():
+    from dataclasses import asdict
+
+    from antibody_sae.training import Settings
+
+    assert config.saes(config.complete({"saes": {"train": {"a": {}}}}))["a"] == asdict(Settings())
+
+
 def test_a_comment_in_the_code_changes_no_hash(tmp_path, monkeypatch, root):
     script = tmp_path / "a.py"
     script.write_text("from antibody_sae import splits\nx = 1\n")
@@ -81,7 +89,7 @@ def test_imports_go_down_the_stages(root):
     """A module imports only what comes before it, so each stage can be read on its own."""
     order = (
         "io jobs presets config models readers numbering sequences splits activations kernels sae training scoring "
-        "catalogue codes patterns baselines concepts interventions steering designs tables latents figures report preflight"
+        "catalogue codes patterns baselines concepts interventions steering effects designs tables latents figures report preflight"
     ).split()
     for path in config.LIBRARY.glob("*.py"):
         if path.stem != "__init__":

@@ -38,6 +38,8 @@ def _resolve(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _fill(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
     """Put the schema's defaults where the value says nothing."""
+    if schema.get("title") == "SAE":  # its defaults come after saes.shared: see saes
+        return
     for key, part in schema.get("properties", {}).items():
         part = _resolve(part)
         if key not in value and "default" in part:
@@ -104,11 +106,9 @@ def _mistakes(config: Mapping[str, Any]) -> Iterator[str]:
 
 def saes(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings of each SAE by name: defaults, then saes.shared, then its own entry of saes.train."""
-    defaults = {
-        key: part["default"] for key, part in _schema()["$defs"]["sae"]["properties"].items() if "default" in part
-    }
+    defaults = {key: part["default"] for key, part in _schema()["$defs"]["sae"]["properties"].items()}
     return {
-        name: {"architecture": "topk", "latents": 2048, "k": 32, **defaults, **config["saes"]["shared"], **own}
+        name: {**defaults, **config["saes"]["shared"], **own}
         for name, own in config["saes"]["train"].items()
     }
 
