@@ -88,7 +88,8 @@ def test_loss_and_every_gradient_equal_autograd_over_all_prefixes(case):
         np.empty(values.size, np.int32),
     )
     silence = np.full(latents, 7)
-    kernels.by_latent(indices, values, k, starts, tokens, slots, silence)
+    energy = np.zeros(latents)
+    kernels.by_latent(indices, values, k, starts, tokens, slots, silence, energy)
     got = {name: np.empty_like(value) for name, value in parameters.items()}
     d_input = np.empty(d)
     kernels.gradients(
@@ -106,6 +107,7 @@ def test_loss_and_every_gradient_equal_autograd_over_all_prefixes(case):
         assert np.abs(reference).max() > 1e-3, name
         np.testing.assert_allclose(got[name], reference, atol=1e-12 * np.abs(reference).max(), err_msg=name)
     np.testing.assert_array_equal(silence == 0, (code > 0).any(0).numpy())
+    np.testing.assert_allclose(energy, code.detach().square().sum(0))
 
 
 @settings(max_examples=60, deadline=None)
@@ -162,7 +164,7 @@ def test_update_is_adam_on_the_tangent_of_the_unit_sphere():
             np.empty(n * m, np.int32),
             np.empty(n * m, np.int32),
         )
-        kernels.by_latent(indices, values, m, starts, tokens, slots, np.zeros(latents, np.int64))
+        kernels.by_latent(indices, values, m, starts, tokens, slots, np.zeros(latents, np.int64), np.zeros(latents))
         g = [np.empty_like(a) for a in (encoder, bias, decoder)]
         want_input, d_input = np.empty(d, np.float32), np.zeros(d, np.float32)
         kernels.gradients(y, d_values, tokens, slots, starts, buffers, encoder, *g, want_input)

@@ -20,6 +20,7 @@ from antibody_sae import training
 from antibody_sae.activations import Store
 from antibody_sae.io import InputError, read_safetensors, write_json, write_safetensors
 from antibody_sae.models import Encoded
+from antibody_sae.sae import prefix_errors
 from antibody_sae.training import Settings, Stream, Trainer, evaluate, splice, train
 
 D = 16
@@ -149,6 +150,24 @@ def test_sweeping_freezes_the_lowest_latents_first():
     assert frozen == sorted(frozen)
     assert frozen[-1] == 46
     assert not any(Settings(**SMALL, sweep=0.5).frozen_at(step) for step in range(60)), "Ordered only"
+
+
+def test_sorting_orders_by_energy_and_leaves_the_reconstruction_alone():
+    x = data(3000)
+    plain, sorting = (Trainer(Settings(**SMALL, architecture="ordered", sort_every=n), x, 1.3) for n in (0, 7))
+    for trainer in (plain, sorting):
+        for step in range(7):
+            trainer.step(x[step * 64 : step * 64 + 64])
+    order = np.argsort(-plain.energy, kind="stable")
+    assert (order != np.arange(48)).any()
+    for name in ("encoder", "bias", "decoder"):
+        assert torch.equal(sorting.parameters[name], plain.parameters[name][order])
+        assert torch.equal(sorting.second[name], plain.second[name][order])
+    np.testing.assert_array_equal(sorting.silence, plain.silence[order])
+    one, other = plain.sae({}), sorting.sae({})
+    torch.testing.assert_close(one.decode(one.encode(x)), other.decode(other.encode(x)), atol=1e-5, rtol=1e-5)
+    losses = [prefix_errors(sae, x, sae.encode(x))[0] @ np.arange(49.0, 0, -1) for sae in (one, other)]
+    assert losses[1] < losses[0], "it lowers the prefixes' errors"
 
 
 def test_schedules_span_the_run():
@@ -298,7 +317,8 @@ def until(process: subprocess.Popen, step: int) -> None:
 
 
 def test_killed_at_random_steps_and_started_again_ends_bit_identical(store, keep, tmp_path):
-    settings = {**SMALL, "architecture": "ordered", "tokens": 64 * 200, "checkpoint_seconds": 0.02, "sweep": 0.5}
+    settings = {**SMALL, "architecture": "ordered", "tokens": 64 * 200, "checkpoint_seconds": 0.02}
+    settings |= {"sort_every": 30, "sweep": 0.5}
     whole, history = train(store, keep, Settings(**settings), 0, tmp_path / "whole")
     out = tmp_path / "killed"
     at = sorted(random.sample(range(5, 190), 2))

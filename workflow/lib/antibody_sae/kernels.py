@@ -235,12 +235,12 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
 
 
 @_jit
-def by_latent(indices, values, k, starts, tokens, slots, silence):
+def by_latent(indices, values, k, starts, tokens, slots, silence, energy):
     """Group the active entries of the codes [B, m] by latent (a counting sort, tokens ascending in each group).
 
     Entries of latent i are at starts[i]:starts[i + 1] of tokens and slots (int32, their row and column);
     starts int64 [K + 1]. Tokens and slots need room for B m entries. silence [K] is set to 0 for the latents that are
-    active in the first k columns.
+    active in the first k columns, and their squared values are added to energy float64 [K].
     """
     n_latents = starts.shape[0] - 1
     for i in range(n_latents + 1):
@@ -252,6 +252,7 @@ def by_latent(indices, values, k, starts, tokens, slots, silence):
                 starts[indices[b, t] + 1] += 1
                 if t < k:
                     silence[indices[b, t]] = 0
+                    energy[indices[b, t]] += np.float64(values[b, t]) ** 2
     for i in range(n_latents):
         starts[i + 1] += starts[i]
     place = starts[:-1].copy()

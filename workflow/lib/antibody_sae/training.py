@@ -11,6 +11,7 @@ import json
 import math
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,6 +89,9 @@ class Settings:
     """Share of the prefix law that is put on the full code."""
     groups: int = 5
     """Nested groups of the Matryoshka SAE."""
+    sort_every: int = 0
+    """Ordered: steps after which the latents are put in order of their energy (sum of squared values since the last
+    time); 0: never. A permutation leaves the full reconstruction alone, and gradients hardly ever find one."""
     sweep: float = 0.0
     """Ordered: share of the run, at its end, over which latents freeze one by one, lowest index first; 0: none do."""
     aux_k: int = 256
@@ -216,6 +220,7 @@ class Trainer:
         self.first = {k: torch.zeros_like(v) for k, v in self.parameters.items()}
         self.second = {k: torch.zeros_like(v) for k, v in self.parameters.items()}
         self.silence = np.zeros(latents, dtype=np.int64)
+        self.energy = np.zeros(latents)
         self.position = 0
         self._survival = settings.survival().astype(np.float32)
         dtype = settings.encoder_dtype
@@ -232,7 +237,8 @@ class Trainer:
         """Everything that the rest of the run depends on."""
         groups = {"parameter": self.parameters, "first": self.first, "second": self.second}
         tensors = {f"{group}.{k}": v.cpu() for group, values in groups.items() for k, v in values.items()}
-        return {**tensors, "silence": torch.from_numpy(self.silence), "position": torch.tensor(self.position)}
+        counters = {"silence": torch.from_numpy(self.silence), "energy": torch.from_numpy(self.energy)}
+        return {**tensors, **counters, "position": torch.tensor(self.position)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state()`."""
@@ -241,6 +247,7 @@ class Trainer:
             for k, v in values.items():
                 v.copy_(state[f"{group}.{k}"])
         self.silence[:] = state["silence"].numpy()
+        self.energy[:] = state["energy"].numpy()
         self.position = int(state["position"])
         if self.device.type == "cpu" and self._half:
             self._encoder_half.copy_(self.parameters["encoder"])
@@ -275,7 +282,21 @@ class Trainer:
         self.silence += len(y)
         loss, full, aux = run(y, settings.k_at(s), dead, 1 / variance)
         self.position += 1
+        if settings.architecture == "ordered" and settings.sort_every and self.position % settings.sort_every == 0:
+            self._sort(settings.frozen_at(s))
         return StepLog(loss / variance, full / variance, aux, len(dead))
+
+    def _sort(self, frozen: int) -> None:
+        """Put the latents that are not frozen in descending order of energy, with all that belongs to them."""
+        order = np.r_[:frozen, frozen + np.argsort(-self.energy[frozen:], kind="stable")]
+        rows = torch.from_numpy(order).to(self.device)
+        for values in (self.parameters, self.first, self.second):
+            for name in ("encoder", "bias", "decoder"):
+                values[name].copy_(values[name][rows])
+        self.silence[:] = self.silence[order]
+        self.energy[:] = 0
+        if self.device.type == "cpu" and self._half:
+            self._encoder_half.copy_(self.parameters["encoder"])
 
     def _rate(self) -> tuple[float, float]:
         """Adam's rate over its first correction, and its second correction, at this step."""
@@ -356,7 +377,7 @@ class Trainer:
 
             aux = sum(self._each_thread(auxiliary)) / max(full, 1e-30)
         tokens, slots = np.empty(n * columns, dtype=np.int32), np.empty(n * columns, dtype=np.int32)
-        kernels.by_latent(indices, values, k, self._starts, tokens, slots, self.silence)
+        kernels.by_latent(indices, values, k, self._starts, tokens, slots, self.silence, self.energy)
         rate, correction = self._rate()
         frozen = self.settings.frozen_at(self.position)
 
@@ -405,6 +426,8 @@ class Trainer:
         fired = torch.zeros(len(weights), dtype=torch.bool, device=y.device)
         fired[indices[values > 0]] = True
         self.silence[fired.cpu().numpy()] = 0
+        squares = values.double().square().flatten().cpu().numpy()
+        np.add.at(self.energy, indices.flatten().cpu().numpy(), squares)
         g["pre_bias"] -= g["bias"] @ p["encoder"]
         g["decoder"] -= (g["decoder"] * p["decoder"]).sum(1, keepdim=True) * p["decoder"]
         rate, correction = self._rate()
@@ -649,6 +672,8 @@ def train(
     trainer = Trainer(settings, sample, store.manifest["scale"], seed, threads, device)
     identity = _identity(store, keep, settings, seed)
     history = _resume(trainer, checkpoint, identity)
+    if trainer.position:
+        print(f"continuing from step {trainer.position} of {settings.steps}", file=sys.stderr)
 
     def save() -> None:
         table = torch.tensor(history, dtype=torch.float64).reshape(-1, len(HISTORY))

@@ -1,0 +1,238 @@
+"""Training throughput and quality of our SAEs beside dictionary_learning and SAELens, in turns in one process.
+
+    python tests/benchmarks/sae_throughput.py --activations results/default/activations/layer2
+
+Needs the peers of envs/peers.txt. Every contestant makes full training steps (forward, AuxK switched on, backward,
+optimizer, constraints) on the same batches of real activations; a ratio compares median step times. Prints one JSON
+line last: for each ratio, its value with the float32 and the bfloat16 encoder (peers always run in float32).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from antibody_sae.activations import Store
+from antibody_sae.training import Settings, Trainer
+from torch import Tensor
+
+warnings.filterwarnings("ignore")
+os.environ.setdefault("WANDB_MODE", "disabled")
+Step = Callable[[Tensor], Any]
+FRACTIONS = [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
+
+
+def load(folder: Path, d: int, n: int = 200_000) -> Tensor:
+    """[<= n, d] activations scaled and centred; columns beyond d_model are those of the residue before."""
+    store = Store(folder)
+    x = torch.cat([acts.float() for acts, _ in store.blocks()])[:n]
+    x = (x - torch.tensor(store.manifest["mean"])) / store.manifest["scale"]
+    return torch.cat([x[1:], x[:-1, : d - x.shape[1]]], 1) if d > x.shape[1] else x
+
+
+def ours(architecture: str, d: int, latents: int, k: int, batch: int, steps: int, dtype: str, x: Tensor) -> Trainer:
+    settings = Settings(
+        architecture=architecture, latents=latents, k=k, batch_size=batch, tokens=batch * steps, encoder_dtype=dtype,
+        k_warmup=0.0, dead_after=10_000_000,  # as in dictionary_learning: AuxK on, no latent dead yet
+    )  # fmt: skip
+    return Trainer(settings, x[:16384], 1.0, threads=torch.get_num_threads())
+
+
+def dictionary_learning(architecture: str, d: int, latents: int, k: int, batch: int, steps: int) -> tuple[Step, Step]:
+    """(training step, reconstruction) of dictionary_learning's trainer."""
+    from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
+    from dictionary_learning.trainers.top_k import TopKTrainer
+
+    common = {
+        "steps": steps, "activation_dim": d, "dict_size": latents, "k": k, "layer": 2, "lm_name": "iglm",
+        "device": "cpu", "lr": Settings.learning_rate, "warmup_steps": int(Settings.warmup * steps), "seed": 0,
+        "decay_start": int((1 - Settings.decay) * steps),
+    }  # fmt: skip
+    if architecture == "matryoshka":
+        trainer = MatryoshkaBatchTopKTrainer(group_fractions=FRACTIONS, **common)
+    else:
+        trainer = TopKTrainer(**common)
+    counter = iter(range(10**9))
+    return lambda x: trainer.update(next(counter), x), lambda x: trainer.ae(x)
+
+
+def saelens(architecture: str, d: int, latents: int, k: int, batch: int, steps: int) -> tuple[Step, Step]:
+    """(training step, reconstruction) of SAELens' trainer (its use_sparse_activations has no CPU backward)."""
+    from sae_lens import (
+        MatryoshkaBatchTopKTrainingSAE,
+        MatryoshkaBatchTopKTrainingSAEConfig,
+        TopKTrainingSAE,
+        TopKTrainingSAEConfig,
+    )
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    common = {
+        "d_in": d,
+        "d_sae": latents,
+        "k": k,
+        "device": "cpu",
+        "dtype": "float32",
+    }
+    torch.manual_seed(0)
+    sae: Any
+    if architecture == "matryoshka":
+        widths = (np.cumsum(FRACTIONS) * latents).astype(int).tolist()
+        sae = MatryoshkaBatchTopKTrainingSAE(MatryoshkaBatchTopKTrainingSAEConfig(matryoshka_widths=widths, **common))
+    else:
+        sae = TopKTrainingSAE(TopKTrainingSAEConfig(**common))
+    config = SAETrainerConfig(
+        n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=batch * steps,
+        device="cpu", autocast=False, lr=Settings.learning_rate, lr_end=0.0, lr_scheduler_name="constant",
+        lr_warm_up_steps=int(Settings.warmup * steps), adam_beta1=0.9, adam_beta2=0.999,
+        lr_decay_steps=int(Settings.decay * steps), n_restart_cycles=1, train_batch_size_samples=batch,
+        dead_feature_window=10**9, feature_sampling_window=10**9, logger=LoggingConfig(log_to_wandb=False),
+    )  # fmt: skip
+    trainer: Any = SAETrainer(config, sae, data_provider=iter(()))
+    return trainer.step, lambda x: sae(x)
+
+
+def dense_prefixes(d: int, latents: int, k: int, x: Tensor) -> Step:
+    """One Adam step on the same objective, every prefix decoded densely."""
+    trainer = ours("ordered", d, latents, k, 64, 100, "float32", x)
+    leaf = {name: value.clone().requires_grad_() for name, value in trainer.parameters.items()}
+    optimizer = torch.optim.Adam(leaf.values(), lr=1e-3, fused=True)
+    p = torch.tensor(-np.diff(np.r_[trainer.settings.survival(), 0.0]), dtype=torch.float32)
+
+    def step(batch: Tensor) -> None:
+        y = batch - leaf["pre_bias"]
+        hidden = (y @ leaf["encoder"].T + leaf["bias"]).relu()
+        top = hidden.topk(k)
+        code = torch.zeros_like(hidden).scatter(1, top.indices, top.values)
+        loss = sum(p[i] * (y - code[:, : i + 1] @ leaf["decoder"][: i + 1]).square().sum() for i in range(latents))
+        optimizer.zero_grad()
+        (loss / batch.numel()).backward()  # type: ignore[union-attr]
+        optimizer.step()
+        with torch.no_grad():
+            leaf["decoder"] /= leaf["decoder"].norm(dim=1, keepdim=True)
+
+    return step
+
+
+def batches(x: Tensor, batch: int, seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(len(x), generator=generator)
+        for start in range(0, len(x) - batch + 1, batch):
+            yield x[order[start : start + batch]]
+
+
+def time_in_turns(contestants: dict[str, Step], x: Tensor, batch: int, rounds: int, steps: int = 3) -> dict[str, float]:
+    """Median seconds a step; each round gives every contestant one step to warm up and `steps` that count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    stream = batches(x, batch, 0)
+    for turn in range(rounds + 1):
+        for name, step in contestants.items():
+            for i in range(steps + 1):
+                data = next(stream)
+                start = time.perf_counter()
+                step(data)
+                if turn and i:
+                    seconds[name].append(time.perf_counter() - start)
+        print(f"round {turn}/{rounds}", file=sys.stderr)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def measure(folder: Path, d: int, latents: int, k: int, batch: int, rounds: int) -> dict[str, Any]:
+    x = load(folder, d)
+    steps = 4 * (rounds + 1)
+    contestants: dict[str, Step] = {}
+    for dtype in ("float32", "bfloat16"):
+        for architecture in ("topk", "ordered", "matryoshka"):
+            trainer = ours(architecture, d, latents, k, batch, steps, dtype, x)
+            contestants[f"{architecture} {dtype}"] = trainer.step
+    for architecture in ("topk", "matryoshka"):
+        shape = (architecture, d, latents, k, batch, steps)
+        contestants[f"dictionary_learning {architecture}"] = dictionary_learning(*shape)[0]
+        contestants[f"saelens {architecture}"] = saelens(*shape)[0]
+    weight, out = torch.randn(latents, d), torch.empty(batch, latents)
+    contestants["encoder matmul"] = lambda y: torch.mm(y, weight.T, out=out)
+    s = time_in_turns(contestants, x, batch, rounds)
+    matryoshka = min(s["dictionary_learning matryoshka"], s["saelens matryoshka"])
+    both = ("float32", "bfloat16")
+    ratios = {
+        "topk_vs_dictionary_learning": {t: s["dictionary_learning topk"] / s[f"topk {t}"] for t in both},
+        "topk_vs_saelens": {t: s["saelens topk"] / s[f"topk {t}"] for t in both},
+        "ordered_vs_matryoshka": {t: matryoshka / s[f"ordered {t}"] for t in both},
+        "ordered_cost": {t: s[f"ordered {t}"] / s[f"topk {t}"] for t in both},
+        "topk_step_over_encoder_matmul": {t: s[f"topk {t}"] / s["encoder matmul"] for t in both},
+    }
+    rounded = {name: {t: round(v, 2) for t, v in values.items()} for name, values in ratios.items()}
+    return {**rounded, "milliseconds_a_step": {name: round(1000 * v, 1) for name, v in s.items()}}
+
+
+def prefixes(folder: Path) -> dict[str, Any]:
+    d, latents, k, batch = 512, 256, 32, 256
+    x = load(folder, d)
+    trainer = ours("ordered", d, latents, k, batch, 100, "float32", x)
+    s = time_in_turns({"ours": trainer.step, "dense": dense_prefixes(d, latents, k, x)}, x, batch, 2, 2)
+    return {"latents": latents, "ratio": round(s["dense"] / s["ours"], 1)}
+
+
+def quality(folder: Path, latents: int, k: int, batch: int, steps: int) -> dict[str, float]:
+    """FVU on held-out rows after `steps` steps of each TopK and Matryoshka contestant, same batches, same schedule."""
+    x = load(folder, 512)
+    block = torch.arange(len(x)) // 1000 % 5 == 0
+    x, held_out = x[~block], x[block]
+    variance = (held_out - held_out.mean(0)).square().sum()
+    result = {}
+    contestants: dict[str, tuple[Step, Step]] = {}
+    for name in ("topk", "ordered", "matryoshka"):
+        for dtype in ("float32", "bfloat16"):
+            trainer = ours(name, 512, latents, k, batch, steps, dtype, x)
+
+            def reconstruct(y: Tensor, trainer: Trainer = trainer) -> Tensor:
+                sae = trainer.sae({})
+                return sae.decode(sae.encode(y))
+
+            contestants[f"{name} {dtype}"] = trainer.step, reconstruct
+    for name in ("topk", "matryoshka"):
+        contestants[f"dictionary_learning {name}"] = dictionary_learning(name, 512, latents, k, batch, steps)
+        contestants[f"saelens {name}"] = saelens(name, 512, latents, k, batch, steps)
+    for name, (step, reconstruct) in contestants.items():
+        stream = batches(x, batch, 1)
+        for _ in range(steps):
+            step(next(stream))
+        with torch.no_grad():
+            error = sum(float((y - reconstruct(y)).square().sum()) for y in held_out.split(batch))
+        result[name] = round(error / float(variance), 4)
+        print(name, result[name], file=sys.stderr)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--activations", type=Path, default=Path("results/default/activations/layer2"))
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--fvu-steps", type=int, default=300, help="steps of the comparison of quality; 0: none")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    result = measure(arguments.activations, 512, 4096, 32, 2048, arguments.rounds)
+    result["ordered_vs_dense_prefixes"] = prefixes(arguments.activations)
+    result["d768_latents6144_batch4096"] = measure(
+        arguments.activations, 768, 6144, 32, 4096, max(2, arguments.rounds // 2)
+    )
+    if arguments.fvu_steps:
+        tokens = arguments.fvu_steps * 2048
+        result["fvu"] = {"tokens": tokens, **quality(arguments.activations, 2048, 32, 2048, arguments.fvu_steps)}
+    print(json.dumps({"threads": arguments.threads, **result}))
+
+
+if __name__ == "__main__":
+    main()
