@@ -25,8 +25,14 @@ from antibody_sae.training import Trainer, settings_from
 RESIDUES = {"H": 121, "L": 108, "HL": 229}
 """Mean residues of a human antibody by its chains; only an estimate is made of it."""
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_PROBE = 64
+_PROBE = 48
 """Sequences of a probe: enough for a stable rate in about two seconds a stage."""
+_HEAVY = (
+    "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKG"
+    "RFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS"
+)
+_LIGHT = "DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTFGQGTKVEIK"
+"""Trastuzumab's variable domains: chains that every model reads."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +53,22 @@ def measure(config: Mapping[str, Any]) -> Rates:
     """Probe the four rates that decide a run's time (a few seconds)."""
     torch.set_num_threads(1)
     model = models.load(config["model"])
-    sequences = config["sequences"]
-    chains = sequences["chains"] if sequences["chains"] in model.spec.templates else next(iter(model.spec.templates))
+    wanted = config["sequences"]["chains"]
+    chains = wanted if wanted in model.spec.templates else wanted[0]  # IgLM reads a pair one chain at a time
     start = time.perf_counter()
-    texts = [g.text for g in model.generate(_PROBE, chains=chains, batch_size=_PROBE)]
-    generated = len(texts) / (time.perf_counter() - start)
-    numbering.number(texts[:1], config["numbering"]["species"])  # the first call loads the profiles
+    model.generate(_PROBE, chains=chains, batch_size=_PROBE, max_residues=RESIDUES[chains])
+    generated = _PROBE / (time.perf_counter() - start)
+    probe = [(_HEAVY if "H" in wanted else None, _LIGHT if "L" in wanted else None)] * _PROBE
+    # each distinct chain is numbered once, so the probe's chains differ in their last residue's number of copies
+    distinct = [(heavy or light or "") + "S" * i for i, (heavy, light) in enumerate(probe)]
+    numbering.number(distinct[:1], config["numbering"]["species"])  # the first call loads the profiles
     start = time.perf_counter()
-    numbering.number(texts, config["numbering"]["species"])
-    numbered = len(texts) / (time.perf_counter() - start)
-    halves = [(t, None) if chains == "H" else (None, t) if chains == "L" else (t[: len(t) // 2], t[len(t) // 2 :])
-              for t in texts]  # fmt: skip
-    passages = [p for heavy, light in halves for p in model.encode(heavy, light)]
+    numbering.number(distinct, config["numbering"]["species"])
+    numbered = _PROBE / (time.perf_counter() - start)
+    passages = [p for heavy, light in probe for p in model.encode(heavy, light)]
     start = time.perf_counter()
     states = [s for _, s in model.hidden(passages, config["activations"]["layers"])]
-    harvested = sum(map(len, texts)) / (time.perf_counter() - start)
+    harvested = _PROBE * RESIDUES[wanted] / (time.perf_counter() - start)
     rows = torch.cat([next(iter(s.values())) for s in states]).float()
     settings = settings_from(next(iter(saes(config).values())))
     trainer = Trainer(settings, rows, float(rows.std()))
@@ -123,7 +130,10 @@ def estimate(config: Mapping[str, Any], rates: Rates, cores: int, d_model: int) 
         "generate": (n / rates.generated, sequences["chunks"]),
         "number": (n * len(chains) / rates.numbered, config["numbering"]["chunks"]),
         "harvest": (tokens / rates.harvested, activations["shards"]),
-        "train": (sum(s.tokens for s in trained) / len(trained) * jobs / rates.trained, jobs * config["saes"]["threads"]),
+        "train": (
+            sum(s.tokens for s in trained) / len(trained) * jobs / rates.trained,
+            jobs * config["saes"]["threads"],
+        ),
         "steer": (steered(config) * (1 / rates.generated + 1 / rates.numbered), config["steering"]["chunks"]),
     }
     if sequences["source"] != "generate":
