@@ -47,6 +47,6 @@ def planted_model(d_model: int = 16) -> AntibodyModel:
     base.wte.weight[w, 0] = base.wte.weight[w, 1] = 2.0
     head = model.hf.lm_head.weight
     head[w, 0] = 2.0
-    head[w, -1] = -0.25
-    head[model.stop_token("H"), -1] = -0.3
+    head[w, -1] = 0.1
+    head[model.stop_token("H"), -1] = 0.25
     return model

@@ -55,7 +55,7 @@ def beyond_controls(rate: float, n: int, norm: float, controls: pd.DataFrame, si
     """
     if len(controls) < 3 or n == 0 or not np.isfinite(norm):
         return float("nan")
-    ratio = np.abs(np.log(controls["norm"].to_numpy() / norm))
+    ratio = np.abs(np.log(controls["norm"].to_numpy() / max(norm, 1e-12)))
     near = controls[np.isclose(ratio, ratio.min())]
     if len(near) < 3:
         return float("nan")

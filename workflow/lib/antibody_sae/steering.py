@@ -397,7 +397,7 @@ def _plan(
     stacked = torch.stack(vectors)
     plan = pd.DataFrame(rows).reindex(columns=list(PLAN))
     plan["arm"] = np.arange(len(plan))
-    plan["method"] = plan["method"].fillna("add")
+    plan["method"] = plan["method"].astype("object").fillna("add")
     plan["norm"] = stacked.norm(dim=1).numpy().astype(float)
     plan["n"] = plan["n"].fillna(settings["n"]).astype("int64")
     plan["latent"] = plan["latent"].astype("Int64")
@@ -448,7 +448,8 @@ def plan_sae(
             add("random_latent", latent, strength, {})
     for j, (target, pairs) in enumerate(zip(targets, chosen, strict=True)):
         latent = next((i for criterion, i in pairs if criterion == "output_score"), pairs[0][1])
-        unrelated = others[np.abs(found.r[others, j]) < ASSOCIATED / 2]
+        r = np.abs(found.r[others, j])
+        unrelated = others[r <= max(ASSOCIATED / 2, np.quantile(r, 0.25))] if len(others) else others
         look = np.log([density + 1e-6, one.norm(dim=1).numpy() + 1e-12])
         for twin in unrelated[np.abs(look[:, unrelated] - look[:, [latent]]).sum(0).argsort()[:1]].tolist():
             for strength in [*settings["strengths"], *at_norms(twin)]:
