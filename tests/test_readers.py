@@ -207,6 +207,14 @@ def test_fasta(tmp_path, pack):
     assert "sequences.pair_pattern" in other.reason
 
 
+def test_too_many_chains_without_partner_are_an_error(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.fasta", "".join(f">{i}_H\n{HEAVY}\n" for i in range(20)))
+    assert len(read(path, chains="HL")) == 20
+    monkeypatch.setattr(readers, "_WAITING", 10)
+    with pytest.raises(InputError, match=r"a\.fasta line 21: more than 10 chains wait .*; sort the file"):
+        read(path, chains="HL")
+
+
 @pytest.mark.parametrize("pattern", ["(", "(?P<id>.*)"])
 def test_pair_pattern_must_be_one(tmp_path, pattern):
     path = write(tmp_path / "a.fasta", f">x\n{HEAVY}\n")

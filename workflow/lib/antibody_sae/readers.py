@@ -29,6 +29,7 @@ RESERVED = frozenset(
 """Column names that the pipeline uses; a metadata column of such a name is kept as input_<name>."""
 _LONGEST = 5000
 _FIELD = 50_000_000  # characters; a longer field is a quote that never closes
+_WAITING = 1_000_000  # chains whose partner has not come yet: bounds memory
 _MISSING = frozenset(("", "-", ".", "na", "n/a", "nan", "nd", "none", "null"))
 _NO = frozenset(("f", "false", "no", "0", "0.0"))
 _YES = frozenset(("t", "true", "yes", "1", "1.0"))
@@ -235,7 +236,7 @@ def _fasta(path: str | Path, text: Iterable[str], settings: Settings, position: 
         raise InputError(f"sequences.pair_pattern: not a regular expression ({error})") from error
     if not {"id", "chain"} <= set(pattern.groupindex):
         raise InputError("sequences.pair_pattern: needs the groups (?P<id>...) and (?P<chain>...)")
-    pairs = _Pairs()
+    pairs = _Pairs(path)
     for line, name, sequence in _fasta_entries(path, text, position):
         match = pattern.fullmatch(name)
         side = _side(match["chain"]) if match else None
@@ -291,10 +292,11 @@ def _side(chain: str) -> str | None:
 class _Pairs:
     """Joins the chains of a pair, whatever their order; holds only those whose partner has not come yet.
 
-    A pair has the metadata of its heavy chain.
+    A pair has the metadata of its heavy chain. Raises InputError where more than a million chains wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
         self._waiting: dict[tuple[str, str], list[Record]] = {}
 
     def add(self, key: str, side: str, record: Record) -> Iterator[Record]:
@@ -302,6 +304,11 @@ class _Pairs:
         partners = self._waiting.get((key, other))
         if not partners:
             self._waiting.setdefault((key, side), []).append(record)
+            if len(self._waiting) > _WAITING:
+                raise InputError(
+                    f"{self._path} line {record.line}: more than {_WAITING} chains wait for their partner; sort the file "
+                    "so that the chains of a pair lie near each other"
+                )
             return
         partner = partners.pop(0)
         if not partners:
@@ -345,7 +352,7 @@ def _table(path: str | Path, text: IO[str], kind: str, settings: Settings, posit
         )
     make = {"oas": _oas, "airr": _airr}.get(kind, _plain)
     convert = make(f"{path} line {lines.number}", names, settings, unit)
-    pairs = _Pairs()
+    pairs = _Pairs(path)
     for row in rows:
         position[0] = lines.number
         if not row:
