@@ -306,8 +306,8 @@ class _Pairs:
             self._waiting.setdefault((key, side), []).append(record)
             if len(self._waiting) > _WAITING:
                 raise InputError(
-                    f"{self._path} line {record.line}: more than {_WAITING} chains wait for their partner; sort the file "
-                    "so that the chains of a pair lie near each other"
+                    f"{self._path} line {record.line}: more than {_WAITING} chains wait for their partner; sort the "
+                    "file so that the chains of a pair lie near each other"
                 )
             return
         partner = partners.pop(0)
