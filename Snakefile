@@ -38,12 +38,14 @@ include: "workflow/rules/saes.smk"
 include: "workflow/rules/concepts.smk"
 include: "workflow/rules/steering.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/designs.smk"
 
 
 onstart:
-    # what the run will take, measured here; too little disk ends it before any job
+    # what the run will take, measured here; too little disk ends it before any job (a cluster has jobs, not cores)
+    side_by_side = workflow.resource_settings.cores or workflow.resource_settings.nodes or 1
     done = subprocess.run(
-        [sys.executable, HERE / "workflow" / "scripts" / "preflight.py", str(workflow.cores or 1), OUT],
+        [sys.executable, HERE / "workflow" / "scripts" / "preflight.py", str(side_by_side), OUT],
         input=json.dumps(config),
         text=True,
     )
