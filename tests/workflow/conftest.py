@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from harness import Run
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,11 @@ def quick_run(root, tmp_path_factory) -> tuple[Project, float]:
     done = project.snakemake()
     assert done.returncode == 0, done.stdout[-5000:]
     return project, time.monotonic() - start
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory) -> Run:
+    """The tiny run, finished on two cores without a fault: what the disturbed runs must equal."""
+    run = Run(tmp_path_factory.mktemp("undisturbed"))
+    run.local()
+    return run
