@@ -240,7 +240,7 @@ class Moments:
         return weight, share - mean @ weight
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _sparse_moments(ptr, idx, val, label_ptr, label_idx, x, xx, xy):  # type: ignore[no-untyped-def]
     for i in range(len(ptr) - 1):
         for e in range(ptr[i], ptr[i + 1]):
@@ -260,19 +260,22 @@ def label_matrix(labels: Csr, columns: int, dtype: Any = np.float32) -> sparse.c
     )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def sparse_scores(ptr, idx, val, weight, intercept):  # type: ignore[no-untyped-def]
     """[n, labels] float32 = sparse rows @ weight [features, labels] + intercept."""
     out = np.empty((len(ptr) - 1, weight.shape[1]), np.float32)
     for i in range(len(ptr) - 1):
-        out[i] = intercept
+        for c in range(weight.shape[1]):
+            out[i, c] = intercept[c]
         for e in range(ptr[i], ptr[i + 1]):
-            if val[e] > 0:
-                out[i] += val[e] * weight[idx[e]]
+            v, j = val[e], idx[e]
+            if v > 0:
+                for c in range(weight.shape[1]):
+                    out[i, c] += v * weight[j, c]
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _score_bins(scores, label_ptr, label_idx, counts, low, step):  # type: ignore[no-untyped-def]
     last = counts.shape[2] - 1
     for i in range(len(scores)):

@@ -8,8 +8,10 @@ of whole clusters, so memory does not grow with the number of residues.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from antibody_sae.scoring import (
     Ints,
     Tally,
     add_histogram,
+    cluster_means,
     densify,
     q_values,
     raise_maximum,
@@ -63,6 +66,13 @@ def untrained(sae: SAE, seed: int) -> SAE:
 def _encode(sae: SAE, x: Tensor) -> tuple[Ints, Floats]:
     codes = sae.encode(x)
     return codes.indices.cpu().numpy(), codes.values.cpu().numpy()
+
+
+def _together(tasks: Sequence[Callable[[], None]]) -> None:
+    """Run tasks that share no state side by side on torch's number of threads; results do not depend on it."""
+    with ThreadPoolExecutor(torch.get_num_threads()) as workers:
+        for done in [workers.submit(task) for task in tasks]:
+            done.result()
 
 
 class _Views:
@@ -149,12 +159,17 @@ class _Run:
         """Encode the store once (and held-out residues with the untrained SAE); sum up where each latent is active."""
         fresh = untrained(self.sae, self.settings["seed"])
         for x, ids in progress(self.store.blocks(_ENCODE), -(-self.store.n // _ENCODE), "encoding"):
-            indices, values = _encode(self.sae, x)
-            self.codes.write(ids, indices, values)
-            self.patterns.add_residues(ids, indices, values)
             held_out = self.labels.split[simple.owners(self.labels, ids)] > 0
-            if held_out.any():
-                self.fresh_codes.write(ids[held_out], *_encode(fresh, x[torch.from_numpy(held_out)]))
+
+            def trained(x: Tensor = x, ids: Ints = ids) -> None:
+                indices, values = _encode(self.sae, x)
+                self.codes.write(ids, indices, values)
+                self.patterns.add_residues(ids, indices, values)
+
+            def baseline(x: Tensor = x[torch.from_numpy(held_out)], ids: Ints = ids[held_out]) -> None:
+                self.fresh_codes.write(ids, *_encode(fresh, x))
+
+            _together([trained, baseline])
 
     def train(self) -> None:
         """Scales of the thresholds, and the moments of the probes on the codes."""
@@ -184,25 +199,35 @@ class _Run:
         self.scores = Scores(len(self.labels.residue_names))
         self.antibody_scores = [Scores(len(self.labels.antibody_names)) for _ in simple.RIDGES]
         for block in self.codes.blocks(1):
-            views = self._held_out(block, 0)
-            for tally, view, scale in zip(self.validation, views, self.scales, strict=True):
-                tally.add(*view, scale)
+            views = self.views.of(block, self.k)
+            counts = [
+                partial(tally.add, *view, scale)
+                for tally, view, scale in zip(self.validation, views, self.scales, strict=True)
+            ]
+            _together([*counts, *self._held_out(block, views, 0)])
         self.choices = [choose(t) for t in self.validation]
 
-    def _held_out(self, block: Block, test: int) -> list[tuple[Csr, Csr]]:
-        """What validation and test have in common: the baselines and the description of the latents."""
-        views = self.views.of(block, self.k)
-        for tally, view, scale in zip(
-            self.shuffled[test], self.views.of(block, self.k, self.partner), self.scales, strict=True
-        ):
-            tally.add(*view, scale)
-        self.scores.add(bool(test), simple.sparse_scores(*views[0][0], *self.probe), views[0][1])
-        pooled = densify(views[2][0], self.k)
-        for scores, (weight, intercept) in zip(self.antibody_scores, self.antibody_probes, strict=True):
-            scores.add(bool(test), pooled @ weight + intercept, views[2][1])
-        self.patterns.add_antibodies(block)
-        self.patterns.add_examples(block, views[1][0])
-        return views
+    def _held_out(self, block: Block, views: list[tuple[Csr, Csr]], test: int) -> list[Callable[[], None]]:
+        """What validation and test have in common, as tasks: the baselines and the description of the latents."""
+
+        def shuffled() -> None:
+            turned = self.views.of(block, self.k, self.partner)
+            for tally, view, scale in zip(self.shuffled[test], turned, self.scales, strict=True):
+                tally.add(*view, scale)
+
+        def probe_residues() -> None:
+            self.scores.add(bool(test), simple.sparse_scores(*views[0][0], *self.probe), views[0][1])
+
+        def probe_antibodies() -> None:
+            pooled = densify(views[2][0], self.k)
+            for scores, (weight, intercept) in zip(self.antibody_scores, self.antibody_probes, strict=True):
+                scores.add(bool(test), pooled @ weight + intercept, views[2][1])
+
+        def describe() -> None:
+            self.patterns.add_antibodies(block)
+            self.patterns.add_examples(block, views[1][0])
+
+        return [shuffled, probe_residues, probe_antibodies, describe]
 
     def _untrained(self) -> pd.DataFrame:
         """The untrained SAE's best latents; its scale is its largest value on validation."""
@@ -256,14 +281,19 @@ class _Run:
         """Figures from test at what validation chose."""
         names = self.views.names
         histograms = [np.zeros((self.k, RANK_BINS), np.int32) for _ in VIEWS]
-        rows, totals = np.zeros(len(VIEWS), np.int64), [np.zeros(self.k) for _ in VIEWS]
-        positives = np.zeros(len(names[1]))
+        rows, n_clusters = np.zeros(len(VIEWS), np.int64), 0
+        means = [(np.zeros(self.k), np.zeros(len(n))) for n in names]  # of the clusters' means, for antibody labels
         for block in self.codes.blocks(2):
+            n_clusters += len(block.clusters) - 1
             for v, (matrix, y) in enumerate(self.views.of(block, self.k)):
                 add_histogram(matrix, self.scales[v], histograms[v])
-                totals[v] += np.bincount(matrix.idx, matrix.val, minlength=self.k)
                 rows[v] += matrix.rows
-                positives += np.bincount(y.idx, minlength=len(positives)) if v == 1 else 0
+                if v:
+                    for total, part in zip(means[v], (matrix, y), strict=True):
+                        total += cluster_means(part, block.clusters, len(total)).sum(0)
+        for pair in means:
+            for total in pair:
+                total /= max(n_clusters, 1)
         self.tested = [Tally(self.k, len(n), self.thresholds, elements=v == 0) for v, n in enumerate(names)]
         for tally, histogram, n in zip(self.tested, histograms, rows, strict=True):
             tally.rank_by(histogram, int(n))
@@ -271,22 +301,20 @@ class _Run:
         tests = [ClusterTest(self.k, len(n)) for n in names]
         boots = [self._bootstrap(v) for v in range(len(VIEWS))]
         for block in self.codes.blocks(2):
-            views = self._held_out(block, 1)
-            owner = np.repeat(block.antibodies, np.diff(block.offsets))
-            chain = 2 * owner + self.labels.light[block.ids]
+            views = self.views.of(block, self.k)
+            chain = 2 * np.repeat(block.antibodies, np.diff(block.offsets)) + self.labels.light[block.ids]
             cluster_of = np.repeat(np.arange(len(block.clusters) - 1), np.diff(block.clusters))
-            cluster_ids = self.labels.cluster[block.antibodies[block.clusters[:-1]]]
-            for v, (matrix, y) in enumerate(views):
-                self.tested[v].add(matrix, y, self.scales[v], chain if v == 0 else None)
-                if v == 0:
-                    tests[v].add_residues(matrix, y, block.offsets, block.clusters)
-                else:
-                    n = max(int(rows[v]), 1)
-                    tests[v].add_antibodies(matrix, y, block.clusters, totals[v] / n, positives / n)
-                group = np.repeat(cluster_of, np.diff(block.offsets)) if v == 0 else cluster_of
-                boots[v].add(matrix, y, group, cluster_ids, len(names[v]))
-        for v in (1, 2):
-            tests[v].finish_antibodies(self.tested[v])
+            group = [np.repeat(cluster_of, np.diff(block.offsets)), cluster_of, cluster_of]
+            ids = self.labels.cluster[block.antibodies[block.clusters[:-1]]]
+            tasks = [partial(tests[0].add_residues, *views[0], block.offsets, block.clusters)]
+            for v, view in enumerate(views):
+                tasks.append(partial(self.tested[v].add, *view, self.scales[v], None if v else chain))
+                tasks.append(partial(boots[v].add, *view, group[v], ids, len(names[v])))
+                if v:
+                    sizes = self.k, len(names[v])
+                    parts = [cluster_means(m, block.clusters, n) for m, n in zip(view, sizes, strict=True)]
+                    tasks.append(partial(tests[v].add_clusters, *parts, *means[v]))
+            _together([*tasks, *self._held_out(block, views, 1)])
         p = [np.where(self.testable[v], tests[v].p_values(), np.nan) for v in range(len(VIEWS))]
         q = q_values(np.concatenate([a.ravel() for a in p]))
         self.q = [a.reshape(b.shape) for a, b in zip(np.split(q, np.cumsum([a.size for a in p])[:-1]), p, strict=True)]

@@ -15,7 +15,7 @@ TOP = 10
 """Top-activating antibodies of a latent, from validation and test, one a cluster."""
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _profile(ptr, idx, val, place, region, letter, by_place, by_region, by_letter):  # type: ignore[no-untyped-def]
     for i in range(len(ptr) - 1):
         for e in range(ptr[i], ptr[i + 1]):
@@ -26,7 +26,7 @@ def _profile(ptr, idx, val, place, region, letter, by_place, by_region, by_lette
                 by_letter[j, letter[i]] += v
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _span(ptr, idx, val, offsets, antibodies, active, extent):  # type: ignore[no-untyped-def]
     k = len(antibodies)
     stamp, first, last = np.full(k, -1, np.int64), np.zeros(k, np.int64), np.zeros(k, np.int64)
@@ -46,7 +46,7 @@ def _span(ptr, idx, val, offsets, antibodies, active, extent):  # type: ignore[n
                         last[j] = i
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _top(ptr, idx, val, antibodies, clusters, top_value, top_antibody):  # type: ignore[no-untyped-def]
     k, depth = top_value.shape
     stamp, best, who = np.full(k, -1, np.int64), np.zeros(k, np.float32), np.zeros(k, np.int64)

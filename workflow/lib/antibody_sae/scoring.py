@@ -60,7 +60,7 @@ def take_rows(matrix: Csr, rows: Ints) -> Csr:
     return Csr(ptr, idx, np.empty(0, np.float32))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _take(ptr, idx, rows):  # type: ignore[no-untyped-def]
     out_ptr = np.zeros(len(rows) + 1, np.int64)
     for i in range(len(rows)):
@@ -74,7 +74,7 @@ def _take(ptr, idx, rows):  # type: ignore[no-untyped-def]
     return out_ptr, out
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def pool(ptr, idx, val, offsets, k):  # type: ignore[no-untyped-def]
     """Max- and mean-pool rows offsets[a]:offsets[a + 1]: (ptr, idx, max, mean); the mean counts inactive rows as 0."""
     count = 0
@@ -108,7 +108,7 @@ def pool(ptr, idx, val, offsets, k):  # type: ignore[no-untyped-def]
     return out_ptr, out_idx, out_max, total.astype(np.float32)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def raise_maximum(idx, val, best):  # type: ignore[no-untyped-def]
     """best[j] = max(best[j], every val of column j)."""
     for e in range(len(idx)):
@@ -122,14 +122,14 @@ def rank_bins(matrix: Csr, scale: Floats) -> Ints:
     return np.clip((ratio.view(np.int32) >> 16) - _LOWEST, 0, RANK_BINS - 1).astype(np.int16)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _histogram(idx, val, bins, counts):  # type: ignore[no-untyped-def]
     for e in range(len(idx)):
         if val[e] > 0:
             counts[idx[e], bins[e]] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _tally(ptr, idx, val, bins, scale, thresholds, label_ptr, label_idx, hits, active, sums, sum_y, ranks, rank_y):  # type: ignore[no-untyped-def]
     ranked, summed = len(ranks) > 0, len(sum_y) > 0
     for i in range(len(ptr) - 1):
@@ -156,7 +156,7 @@ def _tally(ptr, idx, val, bins, scale, thresholds, label_ptr, label_idx, hits, a
                     hits[j, b, label_idx[q]] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _elements(
     ptr, idx, val, scale, thresholds, label_ptr, label_idx, chain, number, last, last_chain, stamp, peak, found
 ):  # type: ignore[no-untyped-def]
@@ -283,16 +283,17 @@ def add_histogram(matrix: Csr, scale: Floats, counts: Ints) -> None:
     _histogram(matrix.idx, matrix.val, rank_bins(matrix, scale), counts)
 
 
-@njit(cache=True)
-def _covariances(ptr, idx, val, label_ptr, label_idx, offsets, clusters, total, square, model, fired):  # type: ignore[no-untyped-def]
-    k, c_all = total.shape
-    cluster_sum = np.zeros((k, c_all))
+@njit(cache=True, nogil=True)
+def _covariances(ptr, idx, val, label_ptr, label_idx, offsets, clusters, sums, fired):  # type: ignore[no-untyped-def]
+    k, c_all = sums.shape[:2]
+    here = np.zeros((k, c_all, 2))  # U and the standard deviation of the cluster at hand
     x1, x2, y1 = np.zeros(k), np.zeros(k), np.zeros(c_all)
     in_cluster_x, in_cluster_y = np.zeros(k, np.bool_), np.zeros(c_all, np.bool_)
     seen_x, seen_y = np.empty(k, np.int64), np.empty(c_all, np.int64)
-    here_x, here_y = np.empty(k, np.int64), np.empty(c_all, np.int64)
+    here_x, here_y, sd_y = np.empty(k, np.int64), np.empty(c_all, np.int64), np.empty(c_all)
     for g in range(len(clusters) - 1):
         n_seen_x = n_seen_y = 0
+        weight = 1.0 / (clusters[g + 1] - clusters[g])
         for a in range(clusters[g], clusters[g + 1]):
             first, last = offsets[a], offsets[a + 1]
             n = last - first
@@ -315,94 +316,99 @@ def _covariances(ptr, idx, val, label_ptr, label_idx, offsets, clusters, total, 
                         x1[j] += v
                         x2[j] += v * v
                         for q in range(label_ptr[i], label_ptr[i + 1]):
-                            cluster_sum[j, label_idx[q]] += v
+                            here[j, label_idx[q], 0] += weight * v
+            for t in range(ny):
+                c = here_y[t]
+                sd_y[t] = weight * np.sqrt(max(y1[c] - y1[c] * y1[c] / n, 0.0) / (n - 1))
+                if not in_cluster_y[c]:
+                    in_cluster_y[c] = True
+                    seen_y[n_seen_y] = c
+                    n_seen_y += 1
             for s in range(nx):
                 j = here_x[s]
                 if not in_cluster_x[j]:
                     in_cluster_x[j] = True
                     seen_x[n_seen_x] = j
                     n_seen_x += 1
-                qx, mean = x2[j] - x1[j] * x1[j] / n, x1[j] / n
+                sd_x, mean = np.sqrt(max(x2[j] - x1[j] * x1[j] / n, 0.0)), weight * x1[j] / n
                 for t in range(ny):
                     c = here_y[t]
-                    cluster_sum[j, c] -= mean * y1[c]
-                    model[j, c] += qx * (y1[c] - y1[c] * y1[c] / n) / (n - 1)
+                    here[j, c, 0] -= mean * y1[c]
+                    here[j, c, 1] += sd_x * sd_y[t]
+                x1[j] = 0
+                x2[j] = 0
             for t in range(ny):
-                c = here_y[t]
-                y1[c] = 0
-                if not in_cluster_y[c]:
-                    in_cluster_y[c] = True
-                    seen_y[n_seen_y] = c
-                    n_seen_y += 1
-            for s in range(nx):
-                x1[here_x[s]] = 0
-                x2[here_x[s]] = 0
+                y1[here_y[t]] = 0
         for s in range(n_seen_x):
             j = seen_x[s]
             in_cluster_x[j] = False
             fired[j] += 1
             for t in range(n_seen_y):
                 c = seen_y[t]
-                u = cluster_sum[j, c]
-                total[j, c] += u
-                square[j, c] += u * u
-                cluster_sum[j, c] = 0
+                u, sd = here[j, c, 0], here[j, c, 1]
+                sums[j, c, 0] += u
+                sums[j, c, 1] += u * u
+                sums[j, c, 2] += sd * sd
+                here[j, c, 0] = here[j, c, 1] = 0
         for t in range(n_seen_y):
             in_cluster_y[seen_y[t]] = False
 
 
 class ClusterTest:
-    """One-sided test that a feature and a label go together, in which the independent unit is the cluster.
+    """One-sided test that a feature and a label go together, in which each cluster has one vote.
 
     Neighbouring residues, and antibodies of one clone, are not independent, so a test that counts residues finds
-    everything. For each cluster g let U_g be the sum over its rows of (x - mean x)(y - mean y): with the means of the
-    row's own antibody for residue labels (does the feature sit on the label rather than elsewhere in the same
-    antibody?), with the means of the split for antibody labels. Clusters are independent, so the sum of U has the
-    robust variance sum U_g^2 (Liang & Zeger, Biometrika 73:13, 1986, with one score per cluster). With few firing
-    clusters that estimate can be far too small (every U_g equal by luck), so the variance is the larger of it and the
-    variance under random permutation of the labels within the unit, Sxx Syy / (n - 1). The statistic
-    sum U / sqrt(variance) is referred to Student's t with (clusters in which the feature fires) - 1 degrees of freedom.
-    One-sided: the question is what a latent stands for, not what it avoids.
+    everything. Clusters are independent. For each let U_g be its mean association:
+    - residue labels: the sum over an antibody's residues of (x - mean x)(y - mean y), with that antibody's own means
+      (does the feature sit on the label rather than elsewhere in the same antibody?), averaged over the cluster;
+    - antibody labels: (X_g - mean X)(Y_g - mean Y) of the clusters' mean values.
+    The statistic is sum U_g / sqrt(V). V is the larger of two estimates of its variance: the robust one, sum U_g^2
+    (Liang & Zeger, Biometrika 73:13, 1986, with one score a cluster), which holds for any dependence within a cluster
+    but can be far too small by luck when few clusters matter or nearly all residues have the label; and the variance
+    under random permutation of the labels (of residues within the antibody, (Qx Qy / (n - 1)) with Q the centred sums
+    of squares, whose roots are averaged over a cluster as if its antibodies were copies; of clusters, Sxx Syy / (G - 1)).
+    It is referred to Student's t with (clusters in which the feature fires) - 1 degrees of freedom. One-sided: the
+    question is what a latent stands for, not what it avoids.
     """
 
     def __init__(self, features: int, labels: int):
-        self.total, self.square, self.model = (np.zeros((features, labels)) for _ in range(3))
+        self._sums = np.zeros((features, labels, 3))  # side by side: one cache line a pair
+        self.total, self.square, self.model = (self._sums[:, :, i] for i in range(3))
+        """[features, labels] sum of U_g, of U_g^2, and the permutation variance."""
         self.fired = np.zeros(features, np.int64)
         """Clusters in which the feature is active."""
+        self._spread_x, self._spread_y, self._clusters = np.zeros(features), np.zeros(labels), 0
 
     def add_residues(self, matrix: Csr, labels: Csr, offsets: Ints, clusters: Ints) -> None:
-        """Add whole clusters: antibody a has rows offsets[a]:offsets[a + 1], cluster g antibodies clusters[g]:clusters[g + 1]."""
-        _covariances(
-            *matrix, labels.ptr, labels.idx, offsets, clusters, self.total, self.square, self.model, self.fired
-        )
+        """Add whole clusters: rows offsets[a]:offsets[a + 1] are antibody a, antibodies clusters[g]:clusters[g + 1] cluster g."""
+        _covariances(*matrix, labels.ptr, labels.idx, offsets, clusters, self._sums, self.fired)
 
-    def add_antibodies(self, matrix: Csr, labels: Csr, clusters: Ints, mean_x: Floats, mean_y: Floats) -> None:
-        """Add whole clusters of pooled rows, centred by the split's means; finish with `finish_antibodies`."""
-        x, y = densify(matrix, len(mean_x)), densify(labels, len(mean_y))
-        starts = clusters[:-1].astype(np.int64)
-        self.fired += (np.add.reduceat(x > 0, starts, axis=0) > 0).sum(0)
+    def add_clusters(self, x: Floats, y: Floats, mean_x: Floats, mean_y: Floats) -> None:
+        """Add clusters' mean values x [clusters, features] and labels y [clusters, labels] for antibody labels, with the
+        means of both over all clusters of the split."""
+        self.fired += (x > 0).sum(0)
         x, y = x - mean_x, y - mean_y
-        single = np.repeat(np.diff(clusters) == 1, np.diff(clusters))
-        self.square += (x[single] ** 2).T @ (y[single] ** 2)
-        self.total += x[single].T @ y[single]
-        for g in np.flatnonzero(np.diff(clusters) > 1):
-            rows = slice(clusters[g], clusters[g + 1])
-            u = x[rows].T @ y[rows]
-            self.total += u
-            self.square += u**2
-
-    def finish_antibodies(self, tally: Tally) -> None:
-        """Set the permutation variance from the sums of all the rows."""
-        sxx, syy = tally.spread()
-        self.model = np.outer(sxx, syy) / max(tally.rows - 1, 1)
+        self.total += x.T @ y
+        self.square += (x**2).T @ (y**2)
+        self._spread_x += (x**2).sum(0)
+        self._spread_y += (y**2).sum(0)
+        self._clusters += len(x)
+        self.model[:] = np.outer(self._spread_x, self._spread_y) / max(self._clusters - 1, 1)
 
     def p_values(self) -> Floats:
-        """[features, labels]; NaN where there is nothing to test (a feature that fires in < 2 clusters, a constant label)."""
+        """[features, labels]; NaN where there is nothing to test: a feature that fires in fewer than two clusters, or one of
+        the two is constant."""
         variance = np.maximum(self.square, self.model)
-        tested = (variance > 0) & (self.fired >= 2)[:, None] & (self.model > 0)
+        tested = (self.model > 1e-12) & (self.fired >= 2)[:, None]
         z = np.divide(self.total, np.sqrt(variance), out=np.zeros_like(self.total), where=tested)
         p = stats.t.sf(z, np.maximum(self.fired - 1, 1)[:, None])
         return np.where(tested, p, np.nan)
+
+
+def cluster_means(matrix: Csr, clusters: Ints, columns: int) -> Floats:
+    """[clusters, columns] mean of the rows clusters[g]:clusters[g + 1]."""
+    sums = np.add.reduceat(densify(matrix, columns), clusters[:-1].astype(np.int64), axis=0)
+    return sums / np.diff(clusters)[:, None]
 
 
 def densify(matrix: Csr, columns: int) -> Floats:
@@ -422,7 +428,7 @@ def q_values(p: Floats) -> Floats:
     return q
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _pair_counts(ptr, idx, val, label_ptr, label_idx, group, first, label, cut, counts):  # type: ignore[no-untyped-def]
     stamp = np.full(counts.shape[2], -1, np.int64)
     for i in range(len(ptr) - 1):
