@@ -123,7 +123,7 @@ def read(path: str | Path, settings: Settings) -> Iterator[Record]:
         raise InputError(
             f"{path} after line {position[0]}: not a table ({error}); is a quotation mark left open?"
         ) from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); check the path, its permissions "
             "and sequences.format"
