@@ -44,7 +44,8 @@ class Run:
     def command(self, *arguments: str) -> list[str]:
         return [
             sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(self.folder),
-            "--profile", str(ROOT / "workflow" / "profiles" / self.profile), "--configfile", str(self.config), *arguments,
+            "--profile", str(ROOT / "workflow" / "profiles" / self.profile), "--configfile", str(self.config),
+            *arguments,
         ]  # fmt: skip
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
