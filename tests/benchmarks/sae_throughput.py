@@ -173,6 +173,7 @@ def measure(folder: Path, d: int, latents: int, k: int, batch: int, rounds: int)
         "topk_step_over_encoder_matmul": {t: s[f"topk {t}"] / s["encoder matmul"] for t in both},
     }
     rounded = {name: {t: round(v, 2) for t, v in values.items()} for name, values in ratios.items()}
+    print(f"d {d}:", rounded, file=sys.stderr)
     return {**rounded, "milliseconds_a_step": {name: round(1000 * v, 1) for name, v in s.items()}}
 
 
