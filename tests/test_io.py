@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
@@ -88,3 +89,38 @@ def test_names_cannot_leave_the_folder(tmp_path, name):
 def test_equal_antibodies_have_equal_names():
     assert io.antibody_id("EVQ", None) == io.antibody_id("EVQ", None)
     assert len({io.antibody_id(*p) for p in [("EVQ", None), (None, "EVQ"), ("EV", "Q"), ("EVQ", "Q")]}) == 4
+
+
+def test_tables_stream_any_range_and_notice_damage(tmp_path):
+    table = pa.table({"x": range(1000), "text": [str(i) * 5 for i in range(1000)]})
+    path = tmp_path / "a.parquet"
+    with io.parquet_writer(path, table.schema) as writer:
+        for start in range(0, 1000, 300):  # row groups of 300, 300, 300 and 100
+            writer.write_table(table.slice(start, 300))
+    for start, stop, rows in (
+        (0, None, 64),
+        (0, 1000, 4096),
+        (299, 301, 64),
+        (350, 890, 7),
+        (600, 600, 10),
+        (950, 2000, 9),
+    ):
+        parts = list(io.parquet_batches(path, start, stop, ["x"], rows))
+        assert [value for part in parts for value in part["x"].to_pylist()] == list(range(1000))[start:stop]
+        assert all(0 < len(part) <= rows for part in parts)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"a\.parquet: not readable as Parquet"):
+        list(io.parquet_batches(path))
+
+
+def test_a_failed_stream_leaves_nothing(tmp_path):
+    def fails_half_way():
+        with io.parquet_writer(tmp_path / "a.parquet", pa.schema([("x", pa.int64())])) as writer:
+            writer.write_table(pa.table({"x": [1]}))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails_half_way()
+    assert not list(tmp_path.iterdir())
