@@ -81,7 +81,8 @@ def test_no_known_vulnerability():
     if program is None:
         pytest.skip("pip-audit is not installed")
     done = subprocess.run(
-        [program, "--no-deps", "--disable-pip", "--progress-spinner=off", "-f", "json", "-r", ENVS / "requirements.lock"],
+        [program, "--no-deps", "--disable-pip", "--progress-spinner=off", "-f", "json",
+         "-r", ENVS / "requirements.lock"],
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     try:

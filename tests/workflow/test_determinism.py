@@ -1,0 +1,42 @@
+"""The same configuration gives the same bytes: every job is single-threaded and seeded by what it is, not by when it runs.
+
+So results depend neither on the number of cores nor on the scheduler (test_slurm.py) nor on interruptions (test_faults.py).
+Exempt: logs, benchmarks, and the report with its figures of costs, which hold times. A training with `saes.threads` above 1
+adds up its gradients in another order: there, floats agree to the bound below, and what is not trained is the same.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from antibody_sae.io import read_safetensors
+from harness import TINY, Run, differences, fingerprint
+
+pytestmark = pytest.mark.slow
+FVU_BOUND = 0.02  # difference of the validation FVU between 1 and 2 threads a training
+
+
+def test_one_core_or_two_give_the_same_bytes(undisturbed, tmp_path):
+    run = Run(tmp_path)
+    run.snakemake("--cores", "1")
+    before, after = fingerprint(undisturbed.results), fingerprint(run.results)
+    assert {"tables/mapping_vs_steering.csv", "tables/best_latents.csv", "sequences/antibodies.parquet"} <= set(after)
+    assert differences(before, after) == []
+
+
+def test_two_threads_a_training_stay_within_the_bound(undisturbed, tmp_path):
+    settings = yaml.safe_load(TINY.read_text())
+    settings["saes"]["threads"] = 2
+    config = tmp_path / "threads.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    run = Run(tmp_path, config=config)
+    run.local("--until", "train_sae")
+    before, after = fingerprint(undisturbed.results), fingerprint(run.results)
+    assert not [name for name in differences(before, after) if name in after and not name.startswith("saes/")]
+    for name in ("topk", "ordered"):
+        folder = f"saes/layer2/{name}-seed0"
+        fvu = [json.loads((r.results / folder / "metrics.json").read_text())["fvu"] for r in (undisturbed, run)]
+        assert fvu[0] == pytest.approx(fvu[1], abs=FVU_BOUND)
+        one, two = (read_safetensors(r.results / folder / "sae.safetensors")["pre_bias"] for r in (undisturbed, run))
+        assert np.allclose(one, two, rtol=0, atol=0.05 * float(one.abs().max()))
