@@ -1,4 +1,4 @@
-"""Concept statistics: planted truths are found with the computed figures, chance is not, and test data decide nothing."""
+"""Concept statistics: planted truths are found with the computed figures, chance is not, test data decide nothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 from antibody_sae import baselines, codes, concepts, scoring
-from antibody_sae.catalogue import RESIDUES, Labels
 from antibody_sae.io import InputError
+from antibody_sae.labels import RESIDUES, Labels
 from antibody_sae.sae import SAE
 from antibody_sae.scoring import Csr
 from scipy.stats import norm
@@ -66,8 +66,8 @@ def store_of(z: np.ndarray, ids: np.ndarray) -> MemoryStore:
 def world():
     """(labels, codes [residues, latents]): concepts 0 motif, 1 rare, 2 absent from test; 0 IGHJ4, 1 random.
 
-    Latent 0 is the motif, latent 1 the motif with a tenth of the residues flipped, latent 2 fires once in antibodies with
-    IGHJ4, latent 3 wherever it likes, latent 4 at one position of every antibody, the others at random and rarely.
+    Latent 0 is the motif, latent 1 the motif with a tenth of the residues flipped, latent 2 fires once in antibodies
+    with IGHJ4, latent 3 wherever it likes, latent 4 at one position of every antibody, the others at random and rarely.
     """
     rng = np.random.default_rng(7)
     split = np.repeat([0, 1, 2], ANTIBODIES // 3).astype(np.int8)
@@ -99,7 +99,8 @@ def world():
         positions=[f"H{i + 1}" for i in range(LENGTH)],
         residue=csr(residue), antibody=csr(antibody),
         first=np.arange(ANTIBODIES) * LENGTH, length=np.full(ANTIBODIES, LENGTH), split=split, cluster=cluster,
-        position=np.tile(np.arange(LENGTH, dtype=np.int16), ANTIBODIES), region=np.tile(np.arange(LENGTH, dtype=np.int8) % 7, ANTIBODIES),
+        position=np.tile(np.arange(LENGTH, dtype=np.int16), ANTIBODIES),
+        region=np.tile(np.arange(LENGTH, dtype=np.int8) % 7, ANTIBODIES),
         letter=rng.integers(0, 20, n).astype(np.int8), light=np.zeros(n, np.int8),
     )  # fmt: skip
     return labels, x
@@ -189,7 +190,8 @@ def test_a_concept_without_positives_is_untestable_and_not_zero(world, found):
     assert "untestable: positives in" in world[0].support(1000).set_index("concept")["status"]["motif=planted"]
     assert not found.pairs["concept"].isin(["motif=absent", "species=human"]).any()
     rows = found.best.set_index("concept").loc[["motif=absent", "species=human"]]
-    assert rows[["f1", "f1_validation", "auroc", "f1_neuron", "f1_simple", "latent", "beats_simple"]].isna().all(axis=None)
+    figures = ["f1", "f1_validation", "auroc", "f1_neuron", "f1_simple", "latent", "beats_simple"]
+    assert rows[figures].isna().all(axis=None)
 
 
 def test_no_test_residue_touches_a_choice(world, found):
@@ -204,7 +206,8 @@ def test_no_test_residue_touches_a_choice(world, found):
     rows[test] = rng.permutation(rows[test])
     owners = np.arange(ANTIBODIES)
     owners[labels.split == 2] = rng.permutation(owners[labels.split == 2])
-    other = replace(labels, residue=scoring.take_rows(labels.residue, rows), antibody=scoring.take_rows(labels.antibody, owners))
+    residue, antibody = scoring.take_rows(labels.residue, rows), scoring.take_rows(labels.antibody, owners)
+    other = replace(labels, residue=residue, antibody=antibody)
     again = run(other, changed)
     chosen = ["concept", "level", "pool", "latent", "threshold", "f1_validation", "r_validation"]
     pd.testing.assert_frame_equal(again.best[chosen], found.best[chosen], rtol=1e-5)
@@ -391,7 +394,8 @@ def test_q_values_are_benjamini_hochberg_over_what_was_tested():
 def clones(rng, clusters=60, size=8, length=20, latents=40, labels=15, planted=0):
     """Families of near-identical antibodies: (values, residue labels, offsets, clusters, antibody labels)."""
     rate = rng.choice([0.01, 0.1, 0.4], latents)
-    x = np.repeat((rng.random((clusters, 1, length, latents)) < rate) * rng.gamma(1, 1, (clusters, 1, length, latents)), size, 1)
+    shape = clusters, 1, length, latents
+    x = np.repeat((rng.random(shape) < rate) * rng.gamma(1, 1, shape), size, 1)
     share = rng.choice([0.02, 0.2, 0.6, 0.95], labels)
     y = np.repeat(rng.random((clusters, 1, length, labels)) < share, size, 1)
     z = np.repeat(rng.random((clusters, 1, labels)) < share, size, 1)
@@ -457,7 +461,8 @@ def test_cluster_test_equals_its_definition():
     a, b = (v.reshape(36, 20, -1).astype(float) for v in (x, y))
     a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
     u = np.einsum("rij,rik->rjk", a, b).reshape(12, 3, a.shape[2], b.shape[2]).mean(1)
-    sd = np.sqrt(np.einsum("rj,rk->rjk", (a**2).sum(1), (b**2).sum(1)) / 19).reshape(u.shape[0], 3, *u.shape[1:]).mean(1)
+    sd = np.sqrt(np.einsum("rj,rk->rjk", (a**2).sum(1), (b**2).sum(1)) / 19)
+    sd = sd.reshape(12, 3, *u.shape[1:]).mean(1)
     np.testing.assert_allclose(test.total, u.sum(0), atol=1e-6)
     np.testing.assert_allclose(test.square, (u**2).sum(0), atol=1e-6)
     np.testing.assert_allclose(test.model, (sd**2).sum(0), atol=1e-6)
@@ -500,13 +505,14 @@ def test_bootstrap_intervals_cover():
         family = np.repeat(rng.random(60) < 0.5, 10)  # a whole cluster is right or wrong
         y = np.ones(600, bool)
         boot = scoring.Bootstrap(np.array([0]), np.array([0]), np.array([0.5]), 1, 300, seed=0)
-        boot.add(csr(family.astype(np.float32)[:, None]), csr(y[:, None]), np.repeat(np.arange(60), 10), np.arange(60), 1)
+        x = csr(family.astype(np.float32)[:, None])
+        boot.add(x, csr(y[:, None]), np.repeat(np.arange(60), 10), np.arange(60), 1)
         low, high = boot.interval()
         hits += low[0] <= 2 * 0.5 / 1.5 <= high[0]
     assert hits >= 52  # 57 expected of 60
 
 
-# --- baselines ----------------------------------------------------------------------------------------------------------
+# --- baselines --------------------------------------------------------------------------------------------------------
 
 
 def test_position_and_residue_predictors(world):
@@ -515,7 +521,8 @@ def test_position_and_residue_predictors(world):
     assert rows.loc[("position", "region=fixed"), "f1"] == 1
     assert rows.loc[("residue", "region=fixed"), "f1"] < 0.5
     # the residue alone, by hand: the training shares ranked, the cut with the best validation F1, applied to test
-    by_letter = pd.DataFrame({"letter": labels.letter, "y": csr_column(labels.residue, 1), "split": np.repeat(labels.split, LENGTH)})
+    by_letter = pd.DataFrame({"letter": labels.letter, "y": csr_column(labels.residue, 1)})
+    by_letter["split"] = np.repeat(labels.split, LENGTH)
     share = by_letter[by_letter["split"] == 0].groupby("letter")["y"].mean().sort_values(ascending=False, kind="stable")
     validation, test = (by_letter[by_letter["split"] == s] for s in (1, 2))
     scores = [f1_score(validation["y"], validation["letter"].isin(share.index[:n])) for n in range(1, 21)]
@@ -541,7 +548,8 @@ def test_antibody_predictors_use_frequency_and_presence():
         ids=np.arange(120).astype(str), residue_names=["a=b"], antibody_names=["tryptophan=much"], positions=["H1"],
         residue=csr(np.zeros((2400, 1), bool)), antibody=csr(label[:, None]), first=np.arange(120) * 20,
         length=np.full(120, 20), split=np.repeat([0, 1, 2], 40).astype(np.int8), cluster=np.arange(120),
-        position=np.zeros(2400, np.int16), region=np.zeros(2400, np.int8), letter=letter.ravel(), light=np.zeros(2400, np.int8),
+        position=np.zeros(2400, np.int16), region=np.zeros(2400, np.int8), letter=letter.ravel(),
+        light=np.zeros(2400, np.int8),
     )  # fmt: skip
     rows = baselines.predictors(labels).query("level == 'antibody'").set_index("baseline")
     assert (rows.loc["residue", "f1"], rows.loc["residue", "detail"]) == (1, "W")
@@ -586,7 +594,8 @@ def test_shuffled_labels_come_from_another_antibody_of_the_split(world):
     assert sorted(partner) == list(range(ANTIBODIES))
     assert (partner == codes.shuffled_partners(labels, seed=3)).all()
     # heavy 3 + light 2 residues against heavy 2 + light 4
-    paired = replace(labels, first=np.array([0, 5]), length=np.array([5, 6]), light=np.array([0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 1]))
+    light = np.array([0, 0, 0, 1, 1, 0, 0, 1, 1, 1, 1])
+    paired = replace(labels, first=np.array([0, 5]), length=np.array([5, 6]), light=light)
     heavy = codes.heavy_lengths(paired)
     assert heavy.tolist() == [3, 2]
     ids, owner = np.arange(11), np.repeat([0, 1], [5, 6])

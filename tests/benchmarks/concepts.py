@@ -2,16 +2,17 @@
 
     python tests/benchmarks/concepts.py [--data FOLDER] [--antibodies FILE.parquet] [--residues N] [--threads 2]
 
-The data (antibodies, numbering, splits, activations of layer 2) are made in FOLDER when they are not there: IgLM writes the
-antibodies unless a table of them is given. A tenth of the antibodies is the training split, the rest is half validation,
-half test, so nearly all residues are counted. Prints one JSON line last:
+The data (antibodies, numbering, splits, activations of layer 2) are made in FOLDER when they are not there: IgLM writes
+the antibodies unless a table of them is given. A tenth of the antibodies is the training split, the rest is half
+validation, half test, so nearly all residues are counted. Prints one JSON line last:
 
-seconds, cpu_seconds    wall and processor time of `concepts.associate`: encoding, F1, AUROC, r, q, intervals, shuffled and untrained baselines,
-                 probes on the codes, description of the latents
-vs_dense         time of a plain dense loop in the manner of InterPLM (F1 counts at each threshold, AUROC by ranks) over ours
-                 for the same figures on the same residues (a part: `dense_residues`), in this process
-equal            both gave the same counts, and AUROC to 1e-3 (ours ranks at bfloat16 resolution: `auroc_difference`)
-peak_mb_100000, peak_mb_all    largest resident memory of a process that does all of it on 100,000 residues and on all
+seconds, cpu_seconds    wall and processor time of `concepts.associate`: encoding, F1, AUROC, r, q, intervals, shuffled
+                        labels, untrained SAE, probes on the codes, description of the latents
+vs_dense                time of a plain dense loop in the manner of InterPLM (F1 counts at each threshold, AUROC by
+                        ranks) over ours for the same figures of the same `dense_residues`, in this process
+equal                   both gave the same counts, and AUROC to 1e-3 (ours ranks at bfloat16 resolution: see
+                        `auroc_difference`)
+peak_mb_100000, peak_mb_all    largest resident memory of a process that does all of it on a seventh, and on all
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata
-
 from antibody_sae import activations, baselines, catalogue, concepts, models, numbering
 from antibody_sae.io import antibody_id, read_json, read_parquet, write_json, write_parquet
+from antibody_sae.labels import Labels
 from antibody_sae.sae import SAE
 from antibody_sae.scoring import RANK_BINS, Csr, Tally, add_histogram, codes_csr, take_rows
+from scipy.stats import rankdata
 
 LATENTS, K, CONCEPTS, SHARD = 2048, 32, 500, 100_000
 SETTINGS = {
@@ -55,11 +56,9 @@ def make_data(folder: Path, antibodies: Path | None, residues: int) -> None:
         table = read_parquet(antibodies, columns=["heavy", "light"])
     length = table["heavy"].str.len().fillna(0) + table["light"].str.len().fillna(0).astype(int)
     table = table[length.cumsum() <= residues + 300].reset_index(drop=True)
-    table = table.assign(
-        antibody_id=[antibody_id(h, None if pd.isna(x) else x) for h, x in zip(table["heavy"], table["light"], strict=True)],
-        species="human", source="benchmark",
-    )  # fmt: skip
-    table["light"] = table["light"].astype(object)
+    table["light"] = table["light"].astype(object).where(table["light"].notna(), None)
+    ids = [antibody_id(heavy, light) for heavy, light in zip(table["heavy"], table["light"], strict=True)]
+    table = table.assign(antibody_id=ids, species="human", source="benchmark")
     (folder / "sequences").mkdir(parents=True, exist_ok=True)
     (folder / "numbering").mkdir(exist_ok=True)
     path = folder / "sequences" / "antibodies.parquet"
@@ -72,10 +71,8 @@ def make_data(folder: Path, antibodies: Path | None, residues: int) -> None:
     numbered = activations.numbered(table, read_parquet(out[0]))
     chance = np.random.default_rng(0).random(len(numbered))
     split = np.where(chance < 0.1, "train", np.where(chance < 0.55, "validation", "test"))
-    write_parquet(
-        pd.DataFrame({"antibody_id": numbered["antibody_id"], "cluster_id": np.arange(len(numbered)) // 2, "split": split}),
-        folder / "splits" / "antibodies.parquet",
-    )
+    splits = pd.DataFrame({"antibody_id": numbered["antibody_id"], "cluster_id": np.arange(len(numbered)) // 2})
+    write_parquet(splits.assign(split=split), folder / "splits" / "antibodies.parquet")
     shards = max(1, residues // SHARD)
     layer = folder / "activations" / "layer2"
     paths = [layer / f"shard-{i}.safetensors" for i in range(shards)]
@@ -91,13 +88,12 @@ def make_data(folder: Path, antibodies: Path | None, residues: int) -> None:
 
 def encoder(store: activations.Store) -> SAE:
     """An SAE of the benchmark's size; random directions are as sparse, and cost as much, as trained ones."""
-    manifest, empty = store.manifest, torch.ones(LATENTS)
+    one, mean, scale = torch.ones(LATENTS), torch.tensor(store.manifest["mean"]), store.manifest["scale"]
     weight = torch.eye(LATENTS, store.d_model)
-    sae = SAE(weight, torch.zeros(LATENTS), weight, torch.tensor(manifest["mean"]), manifest["scale"], K, empty, empty, {})
-    return concepts.untrained(sae, seed=0)
+    return concepts.untrained(SAE(weight, torch.zeros(LATENTS), weight, mean, scale, K, one, one, {}), seed=0)
 
 
-def labelled(folder: Path, residues: int) -> catalogue.Labels:
+def labelled(folder: Path, residues: int) -> Labels:
     """The default catalogue with so many residue-at-position concepts that there are CONCEPTS in all."""
     labels, _ = catalogue.label(catalogue.read_blocks(folder, SETTINGS), SETTINGS)
     more = CONCEPTS - len(labels.residue_names) - len(labels.antibody_names)
@@ -115,7 +111,7 @@ def everything(folder: Path, layer: str, residues: int) -> tuple[float, float]:
 
 
 def dense(x: np.ndarray, y: np.ndarray, scale: np.ndarray, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """InterPLM's loop: for each threshold binarise all latents, for each concept count; AUROC from ranks, latent by latent."""
+    """InterPLM's loop: at each threshold binarise all latents, for each concept count; AUROC from ranks, one by one."""
     scaled = x / scale
     hits = np.zeros((x.shape[1], len(thresholds), y.shape[1]), np.int64)
     for t, threshold in enumerate(thresholds):
@@ -133,7 +129,9 @@ def dense(x: np.ndarray, y: np.ndarray, scale: np.ndarray, thresholds: np.ndarra
     return hits, auroc
 
 
-def sparse(codes: Csr, y: Csr, scale: np.ndarray, thresholds: np.ndarray, concepts: int) -> tuple[np.ndarray, np.ndarray]:
+def sparse(
+    codes: Csr, y: Csr, scale: np.ndarray, thresholds: np.ndarray, concepts: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The same figures by this library."""
     histogram = np.zeros((len(scale), RANK_BINS), np.int32)
     add_histogram(codes, scale, histogram)
@@ -190,7 +188,8 @@ def main() -> None:
     results = {}
     for layer in ("layer2-first", "layer2"):  # in processes of their own: the first compiles, each has its own peak
         command = [sys.executable, __file__, *sys.argv[1:], "--only", layer]
-        results[layer] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+        printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        results[layer] = json.loads(printed.splitlines()[-1])
     figures = {
         "seconds": round(results["layer2"]["seconds"], 1),
         "cpu_seconds": round(results["layer2"]["cpu_seconds"], 1),

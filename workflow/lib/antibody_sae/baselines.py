@@ -16,8 +16,8 @@ from numba import njit
 from scipy import sparse
 
 from antibody_sae.activations import Store
-from antibody_sae.catalogue import RESIDUES, Labels
 from antibody_sae.io import InputError
+from antibody_sae.labels import RESIDUES, Labels
 from antibody_sae.scoring import Csr, Floats, Ints, Tally, codes_csr, pool, signed_csr, take_rows
 
 SIMPLE = ("neuron", "pca", "untrained", "position", "residue", "shuffled")
@@ -46,7 +46,7 @@ def choose(validation: Tally, complement: bool = False) -> Choice:
 
 
 def at_choice(test: Tally, choice: Choice, complement: bool = False) -> dict[str, Floats]:
-    """f1, precision and recall [features, labels] on test at the chosen thresholds; precision NaN with no prediction."""
+    """f1, precision and recall [features, labels] on test at the choice; precision is NaN without a prediction."""
     tp = np.take_along_axis(test.true_positives(), choice.threshold[:, None], 1)[:, 0].astype(float)
     predicted = np.take_along_axis(test.predicted(), choice.threshold, 1).astype(float)
     if complement:
@@ -60,10 +60,14 @@ def at_choice(test: Tally, choice: Choice, complement: bool = False) -> dict[str
 
 
 def best_rows(
-    baseline: str, level: str, pool_name: str, validation: Tally, test: Tally, concepts: list[str], details: list[str],
+    baseline: str, level: str, pool_name: str, tallies: Sequence[Tally], concepts: list[str], details: list[str],
     complement: bool = False,
 ) -> pd.DataFrame:  # fmt: skip
-    """The best feature of each concept: baseline, detail, concept, level, pool, threshold, f1_validation, f1, precision, recall."""
+    """One row a concept, its best feature: detail (which one), threshold, f1_validation, f1, precision, recall.
+
+    tallies = (validation, test); `complement` lets features predict by their absence.
+    """
+    validation, test = tallies
     frames = []
     for negated in (False, True) if complement else (False,):
         choice = choose(validation, negated)
@@ -151,7 +155,7 @@ def predictors(labels: Labels) -> pd.DataFrame:
                 baseline,
                 "antibody",
                 "mean" if baseline == "residue" else "max",
-                *tallies,
+                tallies,
                 labels.antibody_names,
                 names,
                 complement=True,
@@ -173,7 +177,7 @@ def residues_of(labels: Labels, antibodies: Ints) -> Ints:
 
 
 def _best_keys(baseline: str, rows: Ints, hits: Ints, concepts: list[str]) -> pd.DataFrame:
-    """Predict a concept at the keys whose training share of it exceeds a threshold; the threshold with the best validation F1."""
+    """Predict a concept at the keys with a training share above the threshold that has the best validation F1."""
     share = hits[0] / np.maximum(rows[0], 1)[:, None]
     order = np.argsort(-share, axis=0, kind="stable")
     ranked = np.take_along_axis(share, order, 0)
@@ -226,8 +230,8 @@ class Moments:
         self.y += np.bincount(labels.idx, minlength=len(self.y))
 
     def ridge(self, strength: float) -> tuple[Floats, Floats]:
-        """Weights [features, labels] and intercepts [labels] of least squares on 0/1 labels (Fisher's discriminant up to
-        scale) with standardised features and penalty `strength`."""
+        """Weights [features, labels] and intercepts [labels] of least squares on 0/1 labels (up to scale Fisher's
+        discriminant) with standardised features and penalty `strength`."""
         n = max(self.n, 1)
         mean, share = self.x / n, self.y / n
         covariance = self.xx / n - np.outer(mean, mean)
@@ -324,7 +328,7 @@ class Scores:
 
 
 def best_ridge(baseline: str, scores: list[Scores], concepts: list[str]) -> pd.DataFrame:
-    """Antibody-level probe: per concept the ridge penalty (scores in the order of RIDGES) with the best validation F1."""
+    """Antibody-level probe: per concept the ridge penalty with the best validation F1 (scores in RIDGES' order)."""
     rows = [s.rows(baseline, "antibody", "mean", concepts, f"ridge {r:g}") for s, r in zip(scores, RIDGES, strict=True)]
     return keep_best(pd.concat(rows))
 
@@ -396,7 +400,7 @@ def on_activations(store: Store, labels: Labels, thresholds: Floats) -> pd.DataF
                 pca.tallies[split - 1].add(signed_csr((block - mean) @ axes), y, pca.scale)
         frames = [scores.rows("probe_raw", "residue", "none", labels.residue_names, "least squares")]
         for bank in (neuron, pca):
-            frames.append(best_rows(bank.name, "residue", "none", *bank.tallies, labels.residue_names, bank.names))
+            frames.append(best_rows(bank.name, "residue", "none", bank.tallies, labels.residue_names, bank.names))
             frames.append(_pooled_rows(bank, labels, counts, thresholds))
         frames.append(_probe_pooled(neuron, labels, counts))
     return pd.concat(frames, ignore_index=True)
@@ -423,7 +427,7 @@ def _pooled_rows(bank: _Bank, labels: Labels, counts: Ints, thresholds: Floats) 
                 values = bank.antibodies(rows, counts, how)
                 columns = np.broadcast_to(np.arange(2 * bank.d, dtype=np.int32), values.shape)
                 tallies[split - 1].add(codes_csr(columns, values), take_rows(labels.antibody, rows), scale)
-        frames.append(best_rows(bank.name, "antibody", how, *tallies, labels.antibody_names, bank.names))
+        frames.append(best_rows(bank.name, "antibody", how, tallies, labels.antibody_names, bank.names))
     return keep_best(pd.concat(frames))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,8 @@ from antibody_sae.io import (
     write_parquet,
     write_safetensors,
 )
-from antibody_sae.scoring import Csr, Ints, take_rows
-
-RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
-SPLITS = ("train", "validation", "test")
-REGIONS = tuple(f"{side}-{region}" for side in "HL" for region in ("FR1", "CDR1", "FR2", "CDR2", "FR3", "CDR3", "FR4"))
+from antibody_sae.labels import REGIONS, RESIDUES, SPLITS, Labels
+from antibody_sae.scoring import Csr
 
 CLASSES = {
     # IMGT's physico-chemical classes (Pommie et al., J. Mol. Recognit. 17:17, 2004), and the aromatic side chains
@@ -58,7 +56,7 @@ CONSERVED = {
     "F118": (118, "F"),
 }
 PAIR_SHARE = (0.05, 0.95)
-"""A residue is a concept at a position where this share of the training residues is it; above, the position alone says it."""
+"""A residue is a concept at a position where its training share is in this range; above, the position says it."""
 MOST_VALUES = 50
 """Values of one metadata column that become concepts, most frequent first."""
 
@@ -106,22 +104,23 @@ class Block:
             out[: len(out) - k] = np.where(same, self.letter[k:], "")
         return out
 
-    def values(self, flags: np.ndarray, value: str) -> pd.Series:
-        """`value` where flags, null elsewhere."""
-        return pd.Series(np.where(flags, value, None), dtype=object)
+
+def _texts(flags: np.ndarray, values: Any) -> pd.Series:
+    """`values` where flags, null elsewhere."""
+    out = np.full(len(flags), None, dtype=object)
+    out[flags] = values if isinstance(values, str) else np.asarray(values, dtype=object)[flags]
+    return pd.Series(out)
 
 
 def _positions(b: Block) -> pd.Series:
     number = pd.Series(b.imgt).astype(str).to_numpy(dtype=object)
     names = b.side + number + b.residues["insertion"].fillna("").to_numpy(dtype=object)
-    return pd.Series(np.where(b.imgt > 0, names, None), dtype=object)
+    return _texts(b.imgt > 0, names)
 
 
 def _regions(b: Block) -> pd.Series:
-    region = b.residues["region"].to_numpy(dtype=object)
-    return pd.Series(
-        np.where(pd.isna(region), None, b.side + "-" + np.where(pd.isna(region), "", region)), dtype=object
-    )
+    known = b.residues["region"].notna().to_numpy()
+    return _texts(known, b.side + "-" + b.residues["region"].fillna("").to_numpy(dtype=object))
 
 
 def _classes(b: Block) -> list[pd.Series]:
@@ -142,9 +141,9 @@ def _motifs(b: Block) -> list[pd.Series]:
         inside = start.copy()
         for k in range(1, len(pattern)):
             inside[k:] |= start[: len(start) - k]
-        found.append(b.values(inside, name))
+        found.append(_texts(inside, name))
     extra = (b.letter == "C") & (b.imgt > 0) & ~np.isin(b.imgt, (23, 104))
-    return [*found, b.values(extra, "extra-cysteine")]
+    return [*found, _texts(extra, "extra-cysteine")]
 
 
 def _conserved(b: Block) -> pd.Series:
@@ -155,7 +154,7 @@ def _conserved(b: Block) -> pd.Series:
 
 
 def _cdr3_parts(b: Block) -> pd.Series:
-    """V-derived: the CDR3's first residues as long as they are the germline's; J-derived: its last ones; middle: the rest."""
+    """V-derived: the first residues of CDR3 while they are the germline's; J-derived: the last; middle: the rest."""
     inside = (b.residues["region"] == "CDR3").to_numpy()
     rows = pd.DataFrame({"chain": b.chain_number[inside], "differs": ~_is_germline(b)[inside]})
     from_v = rows.groupby("chain")["differs"].cumsum().eq(0)
@@ -172,7 +171,7 @@ def _is_germline(b: Block) -> np.ndarray:
 
 def _germline(b: Block) -> pd.Series:
     state = np.where(_is_germline(b), "germline", "mutated")
-    return pd.Series(np.where(b.residues["germline"].notna(), state, None), dtype=object)
+    return _texts(b.residues["germline"].notna().to_numpy(), state)
 
 
 def _of_chains(column: str, binned: bool = False) -> Callable[[Block], list[pd.Series]]:
@@ -204,7 +203,7 @@ def in_bins(values: pd.Series, edges: list[float]) -> pd.Series:
     whole = bool((numbers.dropna() % 1 == 0).all()) and all(float(e).is_integer() for e in edges)
     text = [_plain(float(e)) for e in edges]
     names = [f"<{text[0]}"]
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         last = _plain(float(b - 1)) if whole else ""
         names.append((_plain(float(a)) if a == b - 1 else f"{_plain(float(a))}-{last}") if whole else f"{a}..{b}")
     names.append(f">={text[-1]}")
@@ -278,101 +277,6 @@ def groups(settings: Mapping[str, Any]) -> list[Group]:
         for column, entry in settings["metadata"].items()
     ]
     return [*GROUPS, *extra]
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Which residues and antibodies have which concepts, and what the statistics need to know about each."""
-
-    ids: np.ndarray
-    """[antibodies] antibody_id, in the order of numbering/residues.parquet; every array by antibody follows it."""
-    residue_names: list[str]
-    antibody_names: list[str]
-    positions: list[str]
-    """IMGT positions found, such as H111A, in sequence order."""
-    residue: Csr
-    """[residues] concepts of each row of numbering/residues.parquet (rows of antibodies outside the splits are empty)."""
-    antibody: Csr
-    """[antibodies] concepts of each antibody."""
-    first: Ints
-    """[antibodies] residue_id of the antibody's first residue."""
-    length: Ints
-    """[antibodies] its number of residues."""
-    split: Ints
-    """[antibodies] index into SPLITS."""
-    cluster: Ints
-    """[antibodies] cluster_id."""
-    position: Ints
-    """[residues] index into `positions`, -1 outside the domain."""
-    region: Ints
-    """[residues] index into REGIONS, -1 outside the domain."""
-    letter: Ints
-    """[residues] index into RESIDUES."""
-    light: Ints
-    """[residues] 1 in the light chain."""
-
-    def names(self, level: str) -> list[str]:
-        """Concept names in the order of that level's label columns."""
-        return self.residue_names if level == "residue" else self.antibody_names
-
-    def having(self, concept: str) -> np.ndarray:
-        """[antibodies] bool: has the antibody-level concept, or any residue with the residue-level one."""
-        if concept in self.antibody_names:
-            rows = np.repeat(np.arange(len(self.first)), np.diff(self.antibody.ptr))
-            return (
-                np.bincount(rows[self.antibody.idx == self.antibody_names.index(concept)], minlength=len(self.first))
-                > 0
-            )
-        hit = self.residue.idx == self.residue_names.index(concept)
-        rows = np.repeat(np.arange(self.residue.rows), np.diff(self.residue.ptr))[hit]
-        owner = np.searchsorted(self.first, rows, side="right") - 1
-        return np.bincount(owner, minlength=len(self.first)) > 0
-
-    def support(self, min_clusters: int) -> pd.DataFrame:
-        """One row a concept: positives and clusters with positives in each split, and whether it can be tested.
-
-        A concept with too few positive (or negative) clusters in validation or test is *untestable*, with the reason;
-        it has no figures, which is not the same as figures of 0.
-        """
-        rows = []
-        of_residue = np.repeat(np.arange(len(self.first)), self.length)
-        kept = np.concatenate([np.arange(f, f + n) for f, n in zip(self.first, self.length, strict=True)])
-        residue = take_rows(self.residue, kept)
-        for level, matrix, owner in (
-            ("residue", residue, of_residue),
-            ("antibody", self.antibody, np.arange(len(self.first))),
-        ):
-            entry_owner = np.repeat(owner, np.diff(matrix.ptr))
-            names = self.names(level)
-            counts, clusters = np.zeros((3, len(names)), np.int64), np.zeros((3, len(names)), np.int64)
-            total = np.bincount(self.split[owner], minlength=3)
-            for s in range(3):
-                here = self.split[entry_owner] == s
-                counts[s] = np.bincount(matrix.idx[here], minlength=len(names))
-                seen = np.unique(matrix.idx[here].astype(np.int64) << 40 | _dense(self.cluster)[entry_owner[here]])
-                clusters[s] = np.bincount(seen >> 40, minlength=len(names))
-            for c, name in enumerate(names):
-                status = "ok"
-                for s in (1, 2):
-                    if counts[s, c] == 0:
-                        status = f"untestable: no positives in {SPLITS[s]}"
-                    elif counts[s, c] == total[s]:
-                        status = f"untestable: no negatives in {SPLITS[s]}"
-                    elif clusters[s, c] < min_clusters:
-                        status = (
-                            f"untestable: positives in {clusters[s, c]} clusters of {SPLITS[s]}, {min_clusters} needed"
-                        )
-                    if status != "ok":
-                        break
-                row = {"concept": name, "level": level, "group": name.partition("=")[0], "status": status}
-                row |= {f"positives_{split}": int(counts[s, c]) for s, split in enumerate(SPLITS)}
-                row |= {f"clusters_{split}": int(clusters[s, c]) for s, split in enumerate(SPLITS)}
-                rows.append(row)
-        return pd.DataFrame(rows)
-
-
-def _dense(ids: Ints) -> Ints:
-    return np.unique(ids, return_inverse=True)[1].astype(np.int64)
 
 
 class _Names:
@@ -469,7 +373,7 @@ def label(
         antibody_names=list(antibody_names.number),
         positions=positions,
         residue=_matrix(width_all, idx),
-        antibody=_matrix(np.concatenate([*widths["antibody"], np.empty(0, np.int64)]), np.concatenate([*entries["antibody"], np.empty(0, np.int32)])),
+        antibody=_matrix(*(np.concatenate([*part["antibody"], np.empty(0, np.int64)]) for part in (widths, entries))),
         first=joined["rows"][first_row] if len(first_row) else np.empty(0, np.int64),
         length=joined["length"],
         split=joined["split"],
@@ -479,14 +383,12 @@ def label(
         letter=spread(joined["letter"], -1),
         light=spread(joined["light"], 0),
     )  # fmt: skip
-    table = pd.DataFrame(
-        [(g.name, g.level, g.meaning) for g in [*chosen, PAIRS]], columns=["group", "level", "meaning"]
-    )
+    table = pd.DataFrame([(g.name, g.meaning) for g in [*chosen, PAIRS]], columns=["group", "meaning"])
     return _limit_metadata(labels, settings), table
 
 
 def _limit_metadata(labels: Labels, settings: Mapping[str, Any]) -> Labels:
-    """Keep the most frequent values of each metadata column; a column of unique values would make a concept of each row."""
+    """Keep the most frequent values of each metadata column: one of unique values would make a concept of each row."""
     counts = np.bincount(labels.antibody.idx, minlength=len(labels.antibody_names))
     keep = np.ones(len(counts), bool)
     for column in settings["metadata"]:
@@ -507,7 +409,7 @@ def _matrix(widths: np.ndarray, idx: np.ndarray) -> Csr:
 
 
 def _place_key(place: str) -> tuple[str, int, int]:
-    """Sequence order of IMGT positions: insertions follow their position, but those of 112 precede it, last letter first."""
+    """Sequence order of IMGT positions: insertions follow their position, but those of 112 precede it, reversed."""
     number = int("".join(ch for ch in place[1:] if ch.isdigit()))
     insertion = place[1 + len(str(number)) :]
     rank = sum((ord(ch) - 64) * 27**i for i, ch in enumerate(reversed(insertion)))
@@ -554,7 +456,8 @@ def read_blocks(run: str | Path, settings: Mapping[str, Any], rows: int = 1_000_
     chains = chains[chains["status"] == "ok"]
     path = run / "numbering" / "residues.parquet"
     columns = ["antibody_id", "chain", "position", "residue", "imgt", "insertion", "region", "germline"]
-    held, start, seen = [], 0, 0
+    held: list[pd.DataFrame] = []
+    start = seen = 0
     for table in parquet_batches(path, columns=columns, rows=rows):
         frame = table.to_pandas().assign(residue_id=np.arange(start, start + table.num_rows))
         start += table.num_rows
@@ -586,8 +489,7 @@ def _block(
 
 
 def save(labels: Labels, table: pd.DataFrame, settings: Mapping[str, Any], folder: str | Path) -> pd.DataFrame:
-    """Write labels.safetensors (integers), labels.json (names, and the hash of the former) and concepts.parquet (support), and
-    return the latter."""
+    """Write labels.safetensors (integers), labels.json (names, hash), concepts.parquet (support; returned)."""
     folder = Path(folder)
     tensors = {
         "ids": labels.ids.astype("S")[:, None].view(np.uint8),

@@ -1,4 +1,4 @@
-"""An SAE's codes of all residues, in residue order whatever order they are harvested in, read back cluster by cluster."""
+"""An SAE's codes in residue order, whatever order they were harvested in, read back cluster by cluster."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from antibody_sae.catalogue import Labels
+from antibody_sae.labels import Labels
 from antibody_sae.scoring import Csr, Floats, Ints, codes_csr, pool
 
 _BLOCK = 65_536
@@ -44,7 +45,7 @@ class CodeFile:
         """[n] residue_ids in order; row i of the file is residue ids[i]."""
         self.labels = labels
         self._record = np.dtype([("indices", np.int32, (k,)), ("values", np.float32, (k,))])
-        self._file = tempfile.TemporaryFile(dir=folder)
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (lives as long as this object)
         self._start = np.searchsorted(ids, labels.first)
         self._stop = np.searchsorted(ids, labels.first + labels.length)
 
@@ -55,8 +56,8 @@ class CodeFile:
         records = np.empty(len(ids), self._record)
         records["indices"], records["values"] = indices[order], values[order]
         edges = np.flatnonzero(np.diff(rows, prepend=-2, append=-2) != 1)
-        for first, last in zip(edges, edges[1:], strict=False):
-            os.pwrite(self._file.fileno(), records[first:last], int(rows[first]) * self._record.itemsize)
+        for first, last in pairwise(edges):
+            os.pwrite(self._file.fileno(), records[first:last].tobytes(), int(rows[first]) * self._record.itemsize)
 
     def residues(self, antibody: int) -> Ints:
         """residue_ids of an antibody."""
@@ -76,7 +77,7 @@ class CodeFile:
         new = np.diff(self.labels.cluster[mine], prepend=-1) != 0
         bounds = np.append(np.flatnonzero(new), len(mine))
         first, rows = 0, 0
-        for cluster, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        for cluster, (a, b) in enumerate(pairwise(bounds)):
             rows += int(sizes[a:b].sum())
             if rows >= _BLOCK or cluster == len(bounds) - 2:
                 here = slice(bounds[first], b)

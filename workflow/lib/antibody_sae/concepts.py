@@ -23,9 +23,9 @@ from torch import Tensor
 from antibody_sae import baselines as simple
 from antibody_sae.activations import Store
 from antibody_sae.baselines import SIMPLE, Moments, Scores, at_choice, best_rows, choose, keep_best
-from antibody_sae.catalogue import RESIDUES, Labels
 from antibody_sae.codes import Block, CodeFile, heavy_lengths, partner_residues, shuffled_partners
 from antibody_sae.io import InputError, progress
+from antibody_sae.labels import RESIDUES, Labels
 from antibody_sae.patterns import Patterns
 from antibody_sae.sae import SAE
 from antibody_sae.scoring import (
@@ -47,8 +47,8 @@ from antibody_sae.scoring import (
 VIEWS = (("residue", "none"), ("antibody", "max"), ("antibody", "mean"))
 """(level, pool): a latent's values per residue, its largest per antibody, its mean per antibody."""
 LEARNED = ("neuron", "pca", "untrained", "shuffled")
-"""The simple baselines without those that only read the position or the residue: these define some concepts (a region is a
-range of positions), so no latent can beat them there."""
+"""The simple baselines without position and residue, which define some concepts (a region is a range of positions), so
+that no latent can beat them there."""
 KEEP = 20
 """Pairs kept for each concept by F1 and by r on validation, even below the floor."""
 BEST_CONCEPTS = 10
@@ -83,7 +83,7 @@ class _Views:
         self.names = [labels.names(level) for level, _ in VIEWS]
 
     def of(self, block: Block, latents: int, partner: tuple[Ints, Ints] | None = None) -> list[tuple[Csr, Csr]]:
-        """(features, labels) of each view; `partner` = (partner of each antibody, heavy lengths) shuffles the labels."""
+        """(features, labels) of each view; `partner` = (each antibody's partner, heavy lengths) shuffles the labels."""
         ids, antibodies = block.ids, block.antibodies
         if partner is not None:
             owner = np.repeat(block.antibodies, np.diff(block.offsets))
@@ -166,8 +166,8 @@ class _Run:
                 self.codes.write(ids, indices, values)
                 self.patterns.add_residues(ids, indices, values)
 
-            def baseline(x: Tensor = x[torch.from_numpy(held_out)], ids: Ints = ids[held_out]) -> None:
-                self.fresh_codes.write(ids, *_encode(fresh, x))
+            def baseline(x: Tensor = x, ids: Ints = ids, rows: np.ndarray = held_out) -> None:
+                self.fresh_codes.write(ids[rows], *_encode(fresh, x[torch.from_numpy(rows)]))
 
             _together([trained, baseline])
 
@@ -245,8 +245,8 @@ class _Run:
     def _best_of(self, baseline: str, tallies: list[list[Tally]]) -> pd.DataFrame:
         details = [f"latent {j}" for j in range(self.k)]
         frames = [
-            best_rows(baseline, level, how, v, t, names, details)
-            for (level, how), names, v, t in zip(VIEWS, self.views.names, *tallies, strict=True)
+            best_rows(baseline, level, how, pair, names, details)
+            for (level, how), names, *pair in zip(VIEWS, self.views.names, *tallies, strict=True)
         ]
         return keep_best(pd.concat(frames))
 
@@ -263,7 +263,8 @@ class _Run:
             f1 = np.stack([np.where(self.scales[v][:, None] > 0, self.choices[v].f1, -1) for v in views])
             flat = f1.reshape(-1, f1.shape[2]).argmax(0)
             self.best += [
-                (views[flat[c] // self.k], int(flat[c] % self.k), c) for c in np.flatnonzero(self.testable[views[0]])
+                (views[flat[c] // self.k], int(flat[c] % self.k), int(c))
+                for c in np.flatnonzero(self.testable[views[0]])
             ]
         margin = np.full((len(VIEWS), self.k), -np.inf)
         concept = np.zeros((len(VIEWS), self.k), np.int64)
@@ -313,7 +314,7 @@ class _Run:
                 if v:
                     sizes = self.k, len(names[v])
                     parts = [cluster_means(m, block.clusters, n) for m, n in zip(view, sizes, strict=True)]
-                    tasks.append(partial(tests[v].add_clusters, *parts, *means[v]))
+                    tasks.append(partial(tests[v].add_clusters, parts[0], parts[1], *means[v]))
             _together([*tasks, *self._held_out(block, views, 1)])
         p = [np.where(self.testable[v], tests[v].p_values(), np.nan) for v in range(len(VIEWS))]
         q = q_values(np.concatenate([a.ravel() for a in p]))
@@ -408,8 +409,8 @@ class _Run:
         known = table["latent"].notna()
         for bar in ("simple", "learned"):
             table[f"beats_{bar}"] = (table["f1"] > table[f"f1_{bar}"]).astype("boolean").where(known)
-        compared = [c for c in table if c.startswith("f1_") or c == "simple_baseline"]
-        table.loc[~known, [c for c in compared if c != "simple_baseline"]] = np.nan
+        compared = [str(c) for c in table if str(c).startswith("f1_")]
+        table.loc[~known, compared] = np.nan
         table.loc[~known, "simple_baseline"] = None
         return table
 
@@ -433,13 +434,13 @@ class _Run:
                 low, high = (x[seen[v]] for x in self.interval[v])
                 seen[v] += 1
                 f1, q = figures[v]["f1"][j, c], figures[v]["q_value"][j, c]
-                bar = bars.loc[(level, name)]
+                bar, bar_name = float(bars["f1_simple"][level, name]), str(bars["simple_baseline"][level, name])
                 significant = bool(q < self.settings["q"])
                 row |= {
                     "concept": name, "level": level, "pool": VIEWS[v][1], "f1": f1, "f1_low": low, "f1_high": high,
-                    "q_value": q, "simple_baseline": bar["simple_baseline"], "f1_simple": bar["f1_simple"],
-                    "interpretable": significant and bool(f1 > bar["f1_simple"]),
-                    "interpretable_strict": significant and bool(low > bar["f1_simple"]),
+                    "q_value": q, "simple_baseline": bar_name, "f1_simple": bar,
+                    "interpretable": significant and bool(f1 > bar),
+                    "interpretable_strict": significant and bool(low > bar),
                 }  # fmt: skip
             else:
                 row |= {"interpretable": False, "interpretable_strict": False}
@@ -452,9 +453,9 @@ class _Run:
         return pd.DataFrame(rows)
 
     def _associated(self, figures: list[dict[str, Floats]]) -> list[list[dict[str, Any]]]:
-        """Per latent, the concepts it is associated with: q below the level and F1 at or above the floor, best first; of
-        an antibody-level concept's two pools the better one on validation."""
-        out: list[list[dict[str, Any]]] = [[] for _ in range(self.k)]
+        """Per latent, the concepts it is associated with: q below the level and F1 at or above the floor, best first;
+        of an antibody-level concept's two pools the better one on validation."""
+        out: list[list[tuple[float, dict[str, Any]]]] = [[] for _ in range(self.k)]
         for v, (level, how) in enumerate(VIEWS):
             f = figures[v]
             hit = (f["q_value"] < self.settings["q"]) & (f["f1"] >= self.settings["floor"])
@@ -463,7 +464,7 @@ class _Run:
             if v == 2:
                 hit &= f["f1_validation"] > figures[1]["f1_validation"]
             for j, c in zip(*np.nonzero(hit), strict=True):
-                entry = {"concept": self.views.names[v][c], "level": level, "pool": how}
+                entry: dict[str, Any] = {"concept": self.views.names[v][c], "level": level, "pool": how}
                 for key in ("f1", "precision", "recall", "auroc", "r", "threshold"):
                     value = float(f[key][j, c])
                     entry[key] = round(value, 4) if np.isfinite(value) else None
@@ -472,7 +473,7 @@ class _Run:
         return [[entry for _, entry in sorted(found, key=lambda x: -x[0])] for found in out]
 
 
-# --- tables over all SAEs of a run --------------------------------------------------------------------------------------
+# --- tables over all SAEs of a run ----------------------------------------------------------------------------------
 
 
 def best_latents(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -510,8 +511,10 @@ LATENT_COLUMNS = [
 
 
 def complexity(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """tables/complexity.csv: how involved the activation patterns are, per layer, SAE and seed, over living latents: mean
-    and median of each measure, for all latents, the first 64 (where Ordered puts its broadest) and the others."""
+    """tables/complexity.csv: how involved the activation patterns are, per layer, SAE and seed, over living latents.
+
+    Mean and median of each measure for all latents, the first 64 (where Ordered puts its broadest) and the others.
+    """
     rows = []
     for t in tables:
         t = t[t["max_activation"] > 0]

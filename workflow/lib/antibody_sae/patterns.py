@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from antibody_sae.catalogue import REGIONS, RESIDUES, Labels
 from antibody_sae.codes import Block, CodeFile
+from antibody_sae.labels import REGIONS, RESIDUES, Labels
 from antibody_sae.scoring import Csr, Floats, Ints, codes_csr
 
 TOP = 10
@@ -83,7 +83,7 @@ class Patterns:
         """Sums of activations [latents, n] by IMGT position, region and residue."""
         self.residues = tuple(np.zeros(size) for size in sizes)
         self.antibodies, self.active, self.extent = (np.zeros(latents, np.int64) for _ in range(3))
-        """[latents]: antibodies in which the latent is active; its active residues; residues from its first to its last."""
+        """[latents]: antibodies where it is active, its active residues, residues from its first to its last one."""
         self.total = np.zeros(2, np.int64)
         """Residues and antibodies seen."""
         self.top_value, self.top_antibody = np.zeros((latents, TOP), np.float32), np.full((latents, TOP), -1, np.int64)
@@ -118,14 +118,9 @@ class Patterns:
         }
 
     def examples(self, codes: CodeFile) -> list[dict[str, Any]]:
-        """Per latent its top-activating held-out antibodies with the residues (0-based, heavy then light) and values."""
-        empty: dict[str, list[Any]] = {
-            "top_antibodies": [],
-            "top_values": [],
-            "top_residues": [],
-            "top_activations": [],
-        }
-        out = [{k: list(v) for k, v in empty.items()} for _ in range(len(self.top_value))]
+        """Per latent its top-activating antibodies with the residues (0-based, heavy then light) and values."""
+        columns = "top_antibodies", "top_values", "top_residues", "top_activations"
+        out: list[dict[str, Any]] = [{column: [] for column in columns} for _ in range(len(self.top_value))]
         found: dict[tuple[int, int], tuple[Ints, Floats]] = {}
         wanted: dict[int, list[int]] = {}
         for j, t in zip(*np.nonzero(self.top_antibody >= 0), strict=True):

@@ -20,7 +20,7 @@ Ints = NDArray[np.integer]
 
 OCTAVES_BELOW, OCTAVES_ABOVE, MANTISSA = 18, 2, 128
 RANK_BINS = (OCTAVES_BELOW + OCTAVES_ABOVE) * MANTISSA
-"""AUROC orders activations at bfloat16 resolution from 2^-18 to 2^2 of the feature's scale: one bin a distinct value."""
+"""AUROC orders activations at bfloat16 resolution, 2^-18 to 2^2 of the feature's scale: one bin a distinct value."""
 _LOWEST = (127 - OCTAVES_BELOW) * MANTISSA
 
 
@@ -48,9 +48,8 @@ def codes_csr(indices: Ints, values: Floats) -> Csr:
 
 
 def signed_csr(values: Floats) -> Csr:
-    """Dense signed features [n, d] as 2 d non-negative ones: column 2 i is the positive part of i, 2 i + 1 the negative."""
-    n, d = values.shape
-    columns = 2 * np.arange(d, dtype=np.int32) + (values < 0)
+    """Dense features [n, d] as 2 d non-negative ones: columns 2 i and 2 i + 1 are i's positive and negative part."""
+    columns = 2 * np.arange(values.shape[1], dtype=np.int32) + (values < 0)
     return codes_csr(columns.astype(np.int32), np.abs(values))
 
 
@@ -160,7 +159,7 @@ def _tally(ptr, idx, val, bins, scale, thresholds, label_ptr, label_idx, hits, a
 def _elements(
     ptr, idx, val, scale, thresholds, label_ptr, label_idx, chain, number, last, last_chain, stamp, peak, found
 ):  # type: ignore[no-untyped-def]
-    """A run of one label over adjacent rows of a chain is an element; found[j, b, c] counts those whose peak is in bin b."""
+    """A label's run over adjacent rows of a chain is an element; found[j, b, c] counts those that peak in bin b."""
     for i in range(len(ptr) - 1):
         for q in range(label_ptr[i], label_ptr[i + 1]):
             c = label_idx[q]
@@ -251,7 +250,7 @@ class Tally:
         return 2.0 * tp / np.maximum(predicted[:, :, None] + self.positives, 1)
 
     def r(self) -> Floats:
-        """[features, labels] point-biserial correlation (Pearson's with a 0/1 label); NaN where one of the two is constant."""
+        """[features, labels] point-biserial correlation (Pearson's with a 0/1 label); NaN where one is constant."""
         n, y = self.rows, self.positives.astype(np.float64)
         cov = self.sum_y - np.outer(self.sums[0], y) / n
         sxx, syy = self.spread()
@@ -266,7 +265,7 @@ class Tally:
         return sxx, y - y**2 / max(self.rows, 1)
 
     def auroc(self) -> Floats:
-        """[features, labels] P(a positive's value > a negative's) + P(equal) / 2, from midranks; NaN without both classes."""
+        """[features, labels] P(positive's value > negative's) + P(equal) / 2, by midranks; NaN without both classes."""
         y = self.positives.astype(np.float64)
         pairs = y * (self.rows - y)
         rank_sum = self.rank_y + np.outer(self.zero_rank, y)
@@ -365,8 +364,8 @@ class ClusterTest:
     The statistic is sum U_g / sqrt(V). V is the larger of two estimates of its variance: the robust one, sum U_g^2
     (Liang & Zeger, Biometrika 73:13, 1986, with one score a cluster), which holds for any dependence within a cluster
     but can be far too small by luck when few clusters matter or nearly all residues have the label; and the variance
-    under random permutation of the labels (of residues within the antibody, (Qx Qy / (n - 1)) with Q the centred sums
-    of squares, whose roots are averaged over a cluster as if its antibodies were copies; of clusters, Sxx Syy / (G - 1)).
+    under random permutation of the labels (of residues within the antibody, Qx Qy / (n - 1) with Q the centred sums
+    of squares, its root averaged over a cluster as if its antibodies were copies; of clusters, Sxx Syy / (G - 1)).
     It is referred to Student's t with (clusters in which the feature fires) - 1 degrees of freedom. One-sided: the
     question is what a latent stands for, not what it avoids.
     """
@@ -380,12 +379,12 @@ class ClusterTest:
         self._spread_x, self._spread_y, self._clusters = np.zeros(features), np.zeros(labels), 0
 
     def add_residues(self, matrix: Csr, labels: Csr, offsets: Ints, clusters: Ints) -> None:
-        """Add whole clusters: rows offsets[a]:offsets[a + 1] are antibody a, antibodies clusters[g]:clusters[g + 1] cluster g."""
+        """Add whole clusters: antibody a is rows offsets[a]:offsets[a + 1], clusters of antibodies likewise."""
         _covariances(*matrix, labels.ptr, labels.idx, offsets, clusters, self._sums, self.fired)
 
     def add_clusters(self, x: Floats, y: Floats, mean_x: Floats, mean_y: Floats) -> None:
-        """Add clusters' mean values x [clusters, features] and labels y [clusters, labels] for antibody labels, with the
-        means of both over all clusters of the split."""
+        """Antibody labels: add clusters' means x [clusters, features] and y [clusters, labels], with the means of both
+        over all clusters of the split."""
         self.fired += (x > 0).sum(0)
         x, y = x - mean_x, y - mean_y
         self.total += x.T @ y
@@ -396,8 +395,7 @@ class ClusterTest:
         self.model[:] = np.outer(self._spread_x, self._spread_y) / max(self._clusters - 1, 1)
 
     def p_values(self) -> Floats:
-        """[features, labels]; NaN where there is nothing to test: a feature that fires in fewer than two clusters, or one of
-        the two is constant."""
+        """[features, labels]; NaN with nothing to test: a feature firing in fewer than two clusters, or a constant."""
         variance = np.maximum(self.square, self.model)
         tested = (self.model > 1e-12) & (self.fired >= 2)[:, None]
         z = np.divide(self.total, np.sqrt(variance), out=np.zeros_like(self.total), where=tested)
