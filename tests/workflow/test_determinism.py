@@ -1,9 +1,9 @@
-"""The same configuration gives the same bytes: jobs are single-threaded and seeded by what they are, not by when they run.
+"""The same configuration gives the same bytes: jobs are single-threaded and seeded by what they are, not by when.
 
 So results depend neither on the number of cores nor on the scheduler (test_slurm.py) nor on interruptions
-(test_faults.py). Exempt are logs, benchmarks, and the report with its figures of costs, which hold times. A training with
-`saes.threads` above 1 adds up its gradients in another order: there, floats agree to the bound below, and what is not
-trained is the same.
+(test_faults.py). Exempt are logs, benchmarks, and the report with its figures of costs, which hold times. A training
+with `saes.threads` above 1 adds up its gradients in another order: there, floats agree to the bound below, and what is
+not trained is the same.
 """
 
 import json
