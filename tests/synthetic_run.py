@@ -1,0 +1,308 @@
+"""A whole results folder with made-up numbers in the real columns, for tests of what only reads tables.
+
+`make(folder, config)` writes what the stages before `tables` write. Steering's tables come from steering's own functions,
+so a column renamed there breaks the tests here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from antibody_sae import config as settings
+from antibody_sae import effects
+from antibody_sae.io import write_json, write_parquet, write_safetensors
+from antibody_sae.tables import Run
+
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+REGIONS = {
+    "FR1": (25, 1),
+    "CDR1": (8, 27),
+    "FR2": (17, 39),
+    "CDR2": (8, 56),
+    "FR3": (38, 67),
+    "CDR3": (13, 105),
+    "FR4": (11, 118),
+}
+HOSTILE = "<script>document.title='hacked'</script>"
+CONCEPTS = {
+    "region=H-CDR3": "residue", "region=H-FR4": "residue", "residue=Y": "residue", "position=H105:A": "residue",
+    "j-gene=IGHJ4": "antibody", "j-gene=IGHJ6": "antibody", "v-family=IGHV4": "antibody", "cdr3-length=H:>=22": "antibody",
+    f"donor={HOSTILE}": "antibody",
+}  # fmt: skip
+TARGETS = ["j-gene=IGHJ4", "v-family=IGHV4"]
+
+
+def configuration(latents: int = 64, **sections: Any) -> dict[str, Any]:
+    """A complete configuration of such a run; sections are merged over it."""
+    base: dict[str, Any] = {
+        "run": "synthetic",
+        "saes": {
+            "shared": {"latents": latents, "k": 4},
+            "train": {"topk": {"architecture": "topk"}, "ordered": {"architecture": "ordered"}},
+        },
+        "steering": {"targets": TARGETS},
+    }
+    for name, section in sections.items():
+        base[name] = {**base.get(name, {}), **section} if isinstance(section, dict) else section
+    return settings.complete(base)
+
+
+def make(folder: Path, config: dict[str, Any], antibodies: int = 40, steered: bool = True, seed: int = 0) -> Run:
+    """Write the run's tables and return it."""
+    run, rng = Run(folder, config), np.random.default_rng(seed)
+    ids = _sequences(folder, antibodies, rng)
+    for layer in config["activations"]["layers"]:
+        about = {"model": "iglm", "revision": "0.1.0", "weights_sha256": "0" * 64, "tokenizer_sha256": "1" * 64}
+        write_json(
+            {**about, "layer": layer, "d_model": 16, "scale": 0.6, "n": 1000},
+            folder / f"activations/layer{layer}/manifest.json",
+        )
+    positions = [f"H{start + i}" for length, start in REGIONS.values() for i in range(length)]
+    names = {"positions": positions, "regions": [f"{c}-{r}" for c in "HL" for r in REGIONS], "residues": list(RESIDUES)}
+    write_json(names, folder / "concepts/labels.json")
+    for sae in run.saes:
+        _trained(run, sae, rng)
+        _concepts(run, sae, ids, positions, rng)
+    for name in run.settings:
+        for layer in config["activations"]["layers"]:
+            if len(config["saes"]["seeds"]) > 1:
+                pair = {
+                    "seeds": config["saes"]["seeds"][:2],
+                    "latents": [16, 64],
+                    "stability": [0.7, 0.6],
+                    "orderedness": [0.8, 0.9],
+                }
+                write_json({"pairs": [pair]}, folder / f"saes/layer{layer}/{name}-stability.json")
+    _concept_tables(run)
+    if steered:
+        _steering(run, rng)
+    (folder / "benchmarks").mkdir(exist_ok=True)
+    for rule, seconds in (
+        ("generate-0", 90),
+        ("number-0", 20),
+        ("train_sae-layer2-topk-seed0", 60),
+        ("steer_generate-x", 120),
+    ):
+        (folder / "benchmarks" / f"{rule}.tsv").write_text(f"s\tmax_rss\n{seconds}\t900\n")
+    return run
+
+
+def _sequences(folder: Path, n: int, rng: np.random.Generator) -> list[str]:
+    ids = [HOSTILE, *(f"antibody{i}" for i in range(1, n))]
+    length = sum(size for size, _ in REGIONS.values())
+    letters = rng.choice(list(RESIDUES), (n, length))
+    region = np.repeat(list(REGIONS), [size for size, _ in REGIONS.values()])
+    imgt = np.concatenate([start + np.arange(size) for size, start in REGIONS.values()])
+    residues = pd.DataFrame(
+        {
+            "antibody_id": np.repeat(ids, length), "chain": "H", "position": np.tile(np.arange(length), n),
+            "residue": letters.ravel(), "imgt": np.tile(imgt, n).astype("int16"), "insertion": "", "region": np.tile(region, n),
+        }
+    )  # fmt: skip
+    write_parquet(residues, folder / "numbering/residues.parquet")
+    chains = pd.DataFrame(
+        {
+            "antibody_id": ids, "chain": "H", "side": "heavy", "status": "ok", "v_gene": "IGHV3-23", "j_gene": "IGHJ4",
+            "first_residue_id": np.arange(n) * length, "length": length,
+        }
+    )  # fmt: skip
+    failed = pd.DataFrame(
+        [{"antibody_id": "broken", "side": "heavy", "status": "no domain found", "first_residue_id": -1, "length": 10}]
+    )
+    write_parquet(pd.concat([chains, failed], ignore_index=True), folder / "numbering/chains.parquet")
+    write_json({"read": n + 3, "accepted": n + 1, "rejected": {"stop codon": 2}}, folder / "sequences/summary.json")
+    split = ["train"] * (n - 10) + ["validation"] * 5 + ["test"] * 5
+    write_parquet(
+        pd.DataFrame({"antibody_id": ids, "cluster_id": np.arange(n), "split": split}),
+        folder / "splits/antibodies.parquet",
+    )
+    return ids
+
+
+def _trained(run: Run, sae: Any, rng: np.random.Generator) -> None:
+    place = run.folder / "saes" / sae.folder
+    k = run.settings[sae.name]["latents"]
+    rows = torch.randn(k, 16, generator=torch.Generator().manual_seed(int(rng.integers(1e6))))
+    write_safetensors({"decoder.weight": rows / rows.norm(dim=1, keepdim=True)}, place / "sae.safetensors")
+    tokens = np.linspace(2048, 200_000, 40).astype(int)
+    fvu = 0.1 + 0.6 * np.exp(-tokens / 4e4) + 0.01 * rng.random(40)
+    history = {
+        "step": tokens // 2048,
+        "tokens": tokens,
+        "loss": fvu,
+        "fvu": fvu,
+        "aux_loss": 0.0,
+        "dead": rng.integers(0, 5, 40),
+        "k": 4,
+        "lr": 1e-3,
+    }
+    write_parquet(pd.DataFrame(history), place / "history.parquet")
+    prefix = [0, 1, 4, 16, k]
+    write_json(
+        {
+            "tokens": 5000, "fvu": 0.11, "explained_variance": 0.89, "l0": 4.0, "cosine": 0.9, "dead": 1, "dense": 2,
+            "prefixes": {"latents": prefix, "explained_variance": list(np.linspace(0, 0.89, len(prefix)))},
+            "ce_model": 0.5, "ce_reconstruction": 0.55, "loss_recovered_zero": 0.97, "loss_recovered_mean": 0.95,
+        },
+        place / "metrics.json",
+    )  # fmt: skip
+
+
+def _concepts(run: Run, sae: Any, ids: list[str], positions: list[str], rng: np.random.Generator) -> None:
+    k = run.settings[sae.name]["latents"]
+    n = len(CONCEPTS)
+    f1 = rng.uniform(0.5, 0.95, n)
+    best = pd.DataFrame({"concept": list(CONCEPTS), "level": list(CONCEPTS.values())})
+    best["latent"] = pd.array(rng.permutation(k)[:n], dtype="Int64")
+    figures = {"f1": f1, "f1_low": f1 - 0.05, "f1_high": f1 + 0.04, "precision": f1, "recall": f1, "auroc": 0.9, "r": f1 - 0.1,
+               "support": 100.0, "q_value": 1e-9, "f1_simple": 0.6, "f1_probe_raw": 0.97}  # fmt: skip
+    best = best.assign(simple_baseline="position", pool="max", threshold=0.15, beats_simple=f1 > 0.6, **figures)
+    best.loc[n - 2, "latent"] = pd.NA  # one that could not be tested
+    write_parquet(best, run.folder / "concepts" / sae.folder / "best.parquet")
+    pairs = pd.DataFrame([(j, c, rng.uniform(0, 0.9), rng.uniform(-0.2, 0.9)) for j in best["latent"].dropna() for c in CONCEPTS],
+                         columns=["latent", "concept", "f1", "r"])  # fmt: skip
+    write_parquet(pairs.astype({"latent": "int64"}), run.folder / "concepts" / sae.folder / "associations.parquet")
+    one = {"concept": "", "level": "antibody", "pool": "max", "f1": 0.9, "precision": 0.8, "recall": 1.0, "auroc": None, "r": 0.7,
+           "threshold": 0.15, "q_value": 1e-5}  # fmt: skip
+    rows = []
+    for j in range(k):
+        concept = list(CONCEPTS)[j % n]
+        tops = [ids[0], *rng.choice(ids[1:], 6, replace=False)] if j % 2 else []
+        rows.append(
+            {
+                "layer": sae.layer, "sae": sae.name, "seed": sae.seed, "latent": j, "max_activation": float(j % 7), "density": rng.uniform(0, 0.1),
+                "antibodies": 0.5, "span": 2.0, "extent": 5.0, "entropy_region": 1.2, "entropy_residue": 2.0, "n_concepts": int(rng.integers(0, 9)),
+                "concept": concept if j % 7 else None, "f1": rng.uniform(0, 1) if j % 7 else np.nan, "interpretable": bool(j % 3 == 0),
+                "interpretable_strict": bool(j % 6 == 0), "best_concepts": json.dumps([{**one, "concept": concept}] if j % 7 else []),
+                "top_antibodies": tops, "top_values": [4.0] * len(tops), "top_residues": [np.array([0, 100, 115])] * len(tops),
+                "top_activations": [np.array([1.0, 4.0, 0.5])] * len(tops), "profile_positions": positions[j : j + 5],
+                "profile_values": rng.random(len(positions[j : j + 5])), "profile_regions": rng.random(14) * ([1] * 7 + [0] * 7),
+                "profile_residues": rng.random(20), "lens_residues": list("AVDRE"), "lens_logits": [2.0, 1.5, 1.0, 0.5, -0.2],
+            }
+        )  # fmt: skip
+    write_parquet(pd.DataFrame(rows), run.folder / "latents" / f"{sae.folder}.parquet")
+
+
+def _concept_tables(run: Run) -> None:
+    folder = run.folder / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = [{"layer": s.layer, "sae": s.name, "seed": s.seed} for s in run.saes]
+    counted = {
+        "latents": 64,
+        "alive": 60,
+        "interpretable": 20,
+        "share": 1 / 3,
+        "interpretable_strict": 12,
+        "share_strict": 0.2,
+        "concepts": 6,
+        "concepts_strict": 4,
+    }
+    pd.DataFrame([{**key, **counted} for key in keys]).to_csv(folder / "interpretable.csv", index=False)
+    mean = {"topk": 2.0, "ordered": 3.1}
+    complexity = [{**key, "subset": s, "latents": 60, "dense": 0.1, "density_mean": 0.02, "n_concepts_mean": mean.get(key["sae"], 2.5),
+                   "entropy_region_mean": 1.0} for key in keys for s in ("all", "first 64", "others")]  # fmt: skip
+    pd.DataFrame(complexity).to_csv(folder / "complexity.csv", index=False)
+    best = [
+        pd.read_parquet(run.folder / "concepts" / s.folder / "best.parquet").assign(**key)
+        for s, key in zip(run.saes, keys, strict=True)
+    ]
+    pd.concat(best).to_csv(folder / "best_latents.csv", index=False)
+
+
+def _measured(plan: pd.DataFrame, lift: dict[tuple[str, float], float], rng: np.random.Generator) -> pd.DataFrame:
+    """What `effects.measure` would say of the arms; `lift` is the change of TARGETS[0] by (kind, latent)."""
+    rows = []
+    for arm in plan.itertuples():
+        n = int(arm.n)
+        row = {"arm": arm.arm, "n": n, "n_valid": n - 2, "n_half": n // 2 - 1, "valid": 1 - 2 / n, "ended": 1.0, "perplexity": 1.6,
+               "unique": 1.0, "edit_distance": 20.0}  # fmt: skip
+        for concept, base in zip([*TARGETS, "j-gene=IGHJ6"], (0.33, 0.2, 0.3), strict=True):
+            rate = base + (lift.get((arm.kind, arm.latent), 0.0) if concept == TARGETS[0] else 0.0)
+            half = int(rng.binomial(n // 2 - 1, rate))
+            row |= {f"half:{concept}": half, f"hits:{concept}": half + int(rng.binomial(n - 2 - (n // 2 - 1), rate))}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _plan(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    plan = pd.DataFrame(rows).reindex(
+        columns=["arm", "kind", "concept", "latent", "selected_by", "method", "strength", "norm", "n"]
+    )
+    plan["arm"] = np.arange(len(plan))
+    return plan.assign(method="add", n=plan["n"].fillna(200).astype(int), latent=plan["latent"].astype("Int64"))
+
+
+def _outcomes(plan: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    for arm in plan.itertuples():
+        for i in range(12):
+            loop = "AR" + "".join(rng.choice(list(RESIDUES), int(rng.integers(4, 14)))) + "DY"
+            rows.append(
+                {
+                    "arm": arm.arm,
+                    "row": i,
+                    "valid": i > 0,
+                    "cdr3": loop if i else None,
+                    "fr4": "WGQGTLVTVSS" if i else None,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _steering(run: Run, rng: np.random.Generator) -> None:
+    folder = run.folder / "steering"
+    bound = {"perplexity_bound": run.config["steering"]["perplexity_bound"]}
+    frames, sides, testeds = [], [], []
+    for layer in run.config["activations"]["layers"]:
+        rows: list[dict[str, Any]] = [{"kind": "none", "strength": 0.0, "norm": 0.0, "n": 1000}]
+        for target in TARGETS:
+            for kind in ("difference_of_means", "probe"):
+                rows.append({"kind": kind, "concept": target, "norm": 1.1})
+        rows += [{"kind": "random_direction", "norm": 1.1}] * 8
+        controls_plan = _plan(rows)
+        controls = _measured(controls_plan, {("difference_of_means", pd.NA): 0.3}, rng)
+        write_parquet(controls_plan, folder / f"layer{layer}/controls/plan.parquet")
+        write_parquet(_outcomes(controls_plan, rng), folder / f"layer{layer}/controls/outcomes.parquet")
+        for sae in (s for s in run.saes if s.layer == layer):
+            third = "shuffled_index" if sae.name == "topk" else "earliest"
+            rows = []
+            for target in TARGETS:
+                for latent, why in ((3, "f1;r"), (9, "output_score"), (14, third)):
+                    pairs = {"concept": ";".join([target] * len(why.split(";"))), "selected_by": why}
+                    for strength, norm in ((1.0, 0.8), (1.4, 1.1)):
+                        rows.append({"kind": "latent", "latent": latent, "strength": strength, "norm": norm, **pairs})
+                for kind in ("matched_latent", "shuffled_sign"):
+                    rows.append({"kind": kind, "latent": 20, "strength": 1.0, "norm": 1.1, "concept": target})
+            rows += [{"kind": "random_latent", "latent": 40 + i, "strength": 1.0, "norm": 1.1} for i in range(8)]
+            plan = _plan(rows)
+            measured = _measured(plan, {("latent", 9): 0.25 if sae.name != "topk" else 0.0}, rng)
+            tested = pd.DataFrame([{"latent": j, "concept": t, "test_f1": rng.uniform(0.3, 0.9), "test_r": rng.uniform(0, 0.9)}
+                                   for j in plan["latent"].unique() for t in TARGETS])  # fmt: skip
+            table, side = effects.effects(plan, measured, controls_plan, controls, tested, bound)
+            place = folder / sae.folder
+            for one, name in (
+                (plan, "plan"),
+                (table, "effects"),
+                (side, "side_effects"),
+                (tested, "tested"),
+                (_outcomes(plan, rng), "outcomes"),
+            ):
+                write_parquet(one, place / f"{name}.parquet")
+            about = {
+                "sae": sae.name,
+                "architecture": run.settings[sae.name]["architecture"],
+                "seed": sae.seed,
+                "layer": sae.layer,
+            }
+            for one, frame in ((table, frames), (side, sides), (tested, testeds)):
+                frame.append(one.assign(**about))
+    criteria = effects.by_criterion(pd.concat(frames, ignore_index=True))
+    criteria.to_csv(run.folder / "tables/steering_by_criterion.csv", index=False)
+    effects.mapping_table(criteria).to_csv(run.folder / "tables/mapping_vs_steering.csv", index=False)
+    claims = effects.claims(criteria, pd.concat(sides, ignore_index=True), pd.concat(testeds, ignore_index=True))
+    write_json(claims, run.folder / "tables/claims.json")

@@ -1,0 +1,86 @@
+# Stage 8: the headline figures and the page. Both read every stage's tables and change none.
+import hashlib
+
+REPORTED = {section: values for section, values in config.items() if section != "designs"}
+TEMPLATES = [HERE / "workflow" / "report" / name for name in ("index.html.j2", "report.css", "report.js", "letters.json")]
+EACH_SAE = expand("layer{layer}/{sae}-seed{seed}", layer=LAYERS, sae=SAES, seed=SEEDS)
+
+
+rule tables:
+    input:
+        sequences=f"{OUT}/sequences/summary.json",
+        chains=f"{OUT}/numbering/chains.parquet",
+        splits=f"{OUT}/splits/antibodies.parquet",
+        manifests=expand(f"{OUT}/activations/layer{{layer}}/manifest.json", layer=LAYERS),
+        metrics=expand(f"{OUT}/saes/{{sae}}/metrics.json", sae=EACH_SAE),
+        best=expand(f"{OUT}/concepts/{{sae}}/best.parquet", sae=EACH_SAE),
+        effects=expand(f"{OUT}/steering/{{sae}}/effects.parquet", sae=EACH_SAE),
+        concepts=rules.concept_tables.output,
+        steering=rules.steer_tables.output,
+    output:
+        summary=f"{OUT}/tables/summary.json",
+        saes=report(
+            f"{OUT}/tables/saes.csv",
+            category="Tables",
+            labels={"table": "SAEs side by side"},
+            caption="../report/saes.rst",
+        ),
+    log:
+        f"{OUT}/logs/tables.log",
+    benchmark:
+        f"{OUT}/benchmarks/tables.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(1000),
+        runtime=minutes(10),
+    params:
+        run=OUT,
+        config=REPORTED,
+        code=code("tables.py"),
+    script:
+        "../scripts/tables.py"
+
+
+rule report:
+    input:
+        summary=rules.tables.output.summary,
+        sequences=f"{OUT}/sequences/antibodies.parquet",
+        residues=f"{OUT}/numbering/residues.parquet",
+        labels=f"{OUT}/concepts/labels.json",
+        history=expand(f"{OUT}/saes/{{sae}}/history.parquet", sae=EACH_SAE),
+        weights=expand(f"{OUT}/saes/{{sae}}/sae.safetensors", sae=EACH_SAE),
+        stability=expand(f"{OUT}/saes/layer{{layer}}/{{sae}}-stability.json", layer=LAYERS, sae=SAES) if len(SEEDS) > 1 else [],
+        associations=expand(f"{OUT}/concepts/{{sae}}/associations.parquet", sae=EACH_SAE),
+        latents=expand(f"{OUT}/latents/{{sae}}.parquet", sae=EACH_SAE),
+        side_effects=expand(f"{OUT}/steering/{{sae}}/side_effects.parquet", sae=EACH_SAE),
+        outcomes=expand(f"{OUT}/steering/{{sae}}/outcomes.parquet", sae=EACH_SAE),
+        controls=expand(f"{OUT}/steering/layer{{layer}}/controls/{{file}}.parquet", layer=LAYERS, file=["plan", "outcomes"]),
+    output:
+        page=report(
+            f"{OUT}/report/index.html",
+            category="Report",
+            labels={"page": "The whole report"},
+            caption="../report/page.rst",
+        ),
+        figures=report(
+            directory(f"{OUT}/report/figures"),
+            patterns=["{figure}.svg"],
+            category="Figures",
+            labels={"figure": "{figure}"},
+            caption="../report/figure.rst",
+        ),
+    log:
+        f"{OUT}/logs/report.log",
+    benchmark:
+        f"{OUT}/benchmarks/report.tsv"
+    threads: 1
+    resources:
+        mem_mb=memory(2000),
+        runtime=minutes(30),
+    params:
+        run=OUT,
+        config=REPORTED,
+        templates=hashlib.sha256(b"".join(path.read_bytes() for path in TEMPLATES)).hexdigest()[:16],
+        code=code("report.py"),
+    script:
+        "../scripts/report.py"

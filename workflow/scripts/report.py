@@ -1,0 +1,12 @@
+"""The page and its pictures."""
+
+from antibody_sae import report
+from antibody_sae.io import read_json
+from antibody_sae.jobs import job
+from antibody_sae.tables import Run
+
+snakemake = globals()["snakemake"]
+
+with job(snakemake):
+    run = Run(snakemake.params.run, snakemake.params.config)
+    report.build(run, read_json(snakemake.input.summary), snakemake.output.page, snakemake.output.figures)

@@ -1,0 +1,15 @@
+"""The run's headline figures, and each SAE's as CSV."""
+
+import pandas as pd
+from antibody_sae import tables
+from antibody_sae.io import atomic, write_json
+from antibody_sae.jobs import job
+
+snakemake = globals()["snakemake"]
+
+with job(snakemake):
+    summary = tables.summary(tables.Run(snakemake.params.run, snakemake.params.config))
+    flat = pd.json_normalize(summary["saes"], sep=":")
+    with atomic(snakemake.output.saes) as part:
+        flat.to_csv(part, index=False, float_format="%.6g")
+    write_json(summary, snakemake.output.summary)
