@@ -56,7 +56,7 @@ def beyond_controls(rate: float, n: int, norm: float, controls: pd.DataFrame, si
     if len(controls) < 3 or n == 0 or not np.isfinite(norm):
         return float("nan")
     ratio = np.abs(np.log(controls["norm"].to_numpy() / max(norm, 1e-12)))
-    near = controls[np.isclose(ratio, ratio.min())]
+    near = controls[ratio <= ratio.min() + 1e-3]
     if len(near) < 3:
         return float("nan")
     scale = max(1.0, norm / float(near["norm"].mean()))

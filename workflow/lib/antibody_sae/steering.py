@@ -371,11 +371,16 @@ def typical_counts(labels: Labels, panel: Panel, side: str) -> dict[str, tuple[i
 PLAN = ("arm", "kind", "concept", "latent", "selected_by", "method", "strength", "norm", "n")
 
 
+def typical_length(store: Store) -> float:
+    """Root mean square length of the centred residual stream, which `norms` are multiples of."""
+    return float(store.manifest["scale"]) * store.d_model**0.5
+
+
 def plan_controls(
     known: Mapping[str, Tensor], targets: Sequence[str], settings: Mapping[str, Any], store: Store
 ) -> tuple[pd.DataFrame, Tensor]:
     """Arms that need no SAE: none, supervised directions, random directions; (plan, vectors [arms, d_model])."""
-    length = store.manifest["scale"] * store.d_model**0.5
+    length = typical_length(store)
     generator = torch.Generator().manual_seed(int(settings["seed"]))
     rows: list[dict[str, Any]] = [{"kind": "none", "strength": 0.0, "n": settings["baseline"]}]
     vectors = [torch.zeros(store.d_model)]
@@ -408,15 +413,16 @@ def _plan(
 
 def plan_sae(
     sae: SAE, found: Associations, known: Mapping[str, Tensor], targets: Sequence[str], settings: Mapping[str, Any],
-    seed: int,
+    length: float, seed: int,
 ) -> tuple[pd.DataFrame, Tensor]:  # fmt: skip
     """An SAE's arms: candidates, random latents, matched latents, shuffled signs; (plan, vectors [arms, d_model]).
+
+    `length` is the store's `typical_length`.
 
     A latent chosen for several targets or by several criteria is steered once: its arm's `concept` and `selected_by`
     are joined by ";" in pairs. `strength` is in multiples of the latent's largest activation in every arm of a latent;
     `norm` is the length of the added vector (of a clamp: where the latent was inactive).
     """
-    length = sae.scale * sae.d_model**0.5
     rng = np.random.default_rng([seed, zlib.crc32(sae.config["architecture"].encode())])
     chosen = choose(sae, found, known, settings["criteria"], settings["candidates"], seed)
     wanted: dict[int, list[tuple[str, str]]] = {}
