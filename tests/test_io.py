@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
-
 from antibody_sae import io
 from antibody_sae.io import InputError
 
@@ -17,9 +16,14 @@ from antibody_sae.io import InputError
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     target = tmp_path / "a.json"
     io.write_json({"a": 1}, target)
-    with pytest.raises(RuntimeError), io.atomic(target) as part:
-        part.write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with io.atomic(target) as part:
+            part.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert io.read_json(target) == {"a": 1}
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -36,7 +40,8 @@ def test_written_files_follow_the_umask(tmp_path):
                                    "io.write_json(list(range(10**6)), path)"])  # fmt: skip
 def test_a_full_disk_is_a_clear_error_and_no_file(tmp_path, write):
     """RLIMIT_FSIZE stands for the full disk: the write fails in the middle."""
-    code = f"import sys, signal, numpy as np, pandas as pd, torch; from antibody_sae import io\npath = sys.argv[1]\n{write}"
+    imports = "import sys, numpy as np, pandas as pd, torch; from antibody_sae import io"
+    code = f"{imports}\npath = sys.argv[1]\n{write}"
 
     def limit():
         import signal

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
-
 from antibody_sae import activations, io, models
+from torch import nn
 
 
 def antibodies(model, n: int, distinct: int = 256) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from antibody_sae import config
 
 pytestmark = pytest.mark.xdist_group("quick")
 
+
 @pytest.fixture
 def project(quick_run):
     return quick_run[0]

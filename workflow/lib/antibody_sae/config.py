@@ -107,10 +107,7 @@ def _mistakes(config: Mapping[str, Any]) -> Iterator[str]:
 def saes(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings of each SAE by name: defaults, then saes.shared, then its own entry of saes.train."""
     defaults = {key: part["default"] for key, part in _schema()["$defs"]["sae"]["properties"].items()}
-    return {
-        name: {**defaults, **config["saes"]["shared"], **own}
-        for name, own in config["saes"]["train"].items()
-    }
+    return {name: {**defaults, **config["saes"]["shared"], **own} for name, own in config["saes"]["train"].items()}
 
 
 @cache
