@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from antibody_sae import activations, catalogue, effects, interventions, steering
+from antibody_sae import activations, effects, interventions, steering
 from antibody_sae.interventions import Edit, Intervention, Where
 from antibody_sae.io import InputError
+from antibody_sae.labels import REGIONS, Labels
 from antibody_sae.sae import SAE
 from antibody_sae.scoring import Csr
 from planted import planted_model, tiny_model
@@ -38,8 +39,8 @@ def planted(tmp_path_factory):
     store = activations.Store(folder, {**model.provenance, "layer": 1})
     has = np.array(["W" in text for text in texts])
     none = np.empty(0, np.float32)
-    region = catalogue.REGIONS.index("H-FR1")
-    labels = catalogue.Labels(
+    region = REGIONS.index("H-FR1")
+    labels = Labels(
         ids=table["antibody_id"].to_numpy(), residue_names=[], antibody_names=[TARGET], positions=[],
         residue=Csr(np.zeros(lengths.sum() + 1, np.int64), np.empty(0, np.int16), none),
         antibody=Csr(np.concatenate([[0], np.cumsum(has)]), np.zeros(has.sum(), np.int16), none),
@@ -200,7 +201,7 @@ def test_a_target_that_is_no_concept_is_refused(planted):
 
 def test_where_a_target_is_read_and_decided():
     def names(indices):
-        return [catalogue.REGIONS[i] for i in indices]
+        return [REGIONS[i] for i in indices]
 
     assert names(steering.context("j-gene=IGHJ4")[0]) == ["H-CDR3"]
     assert names(steering.context("j-gene=IGHJ4")[1]) == ["H-CDR3", "H-FR4"]

@@ -28,9 +28,9 @@ from torch import Tensor
 
 from antibody_sae import catalogue, interventions, numbering
 from antibody_sae.activations import Store
-from antibody_sae.catalogue import Labels
 from antibody_sae.interventions import Edit, Intervention, Where
 from antibody_sae.io import InputError, progress, read_parquet, write_parquet
+from antibody_sae.labels import REGIONS, SPLITS, Labels
 from antibody_sae.models import AntibodyModel, Encoded
 from antibody_sae.sae import SAE
 
@@ -80,7 +80,7 @@ def panel(labels: Labels, targets: Sequence[str]) -> Panel:
     n = len(labels.first)
     rows = np.unique(np.linspace(0, n - 1, min(n, PANEL)).round().astype(np.int64))
     has = np.stack([labels.having(target)[rows] for target in targets], 1)
-    test = labels.split[rows] == catalogue.SPLITS.index("test")
+    test = labels.split[rows] == SPLITS.index("test")
     for j, target in enumerate(targets):
         positives = int(has[~test, j].sum())
         if positives < 5 or positives > (~test).sum() - 5:
@@ -103,7 +103,7 @@ def context(target: str) -> tuple[list[int], list[int]]:
     if target.startswith("position="):
         early = int("".join(filter(str.isdigit, value.partition(":")[0]))) < 105
     read, decided = (["FR1"], ["FR1", "CDR1", "FR2", "CDR2", "FR3"]) if early else (["CDR3"], ["CDR3", "FR4"])
-    index = {region: i for i, region in enumerate(catalogue.REGIONS)}
+    index = {region: i for i, region in enumerate(REGIONS)}
     return [index[f"{side}-{r}"] for r in read], [index[f"{side}-{r}"] for r in decided]
 
 
@@ -356,7 +356,7 @@ def typical_counts(labels: Labels, panel: Panel, side: str) -> dict[str, tuple[i
         light = labels.light[labels.first[i] : labels.first[i] + labels.length[i]]
         region = region[light == (side == "L")]
         for name in interventions.REGIONS:
-            at = np.flatnonzero(region == catalogue.REGIONS.index(f"{side}-{name}"))
+            at = np.flatnonzero(region == REGIONS.index(f"{side}-{name}"))
             if len(at):
                 found.setdefault(name, []).append((int(at[0]), int(at[-1]) + 1))
     return {
@@ -639,7 +639,7 @@ def label_concepts(found: Numbered, concepts: Sequence[str], settings: Mapping[s
     """
     out = np.zeros((len(found.antibodies), len(concepts)), bool)
     valid = found.antibodies["valid"].to_numpy(bool)
-    if not valid.any():
+    if not valid.any() or not concepts:
         return out
     rows = found.antibodies[valid].assign(species=species, split="test", cluster_id=0).reset_index(drop=True)
     chains = found.chains[found.chains["antibody_id"].isin(rows["antibody_id"])]
