@@ -2,6 +2,8 @@
 
 ONE_SAE = "layer{layer}/{sae}-seed{seed}"
 EVERY_SAE = expand(ONE_SAE, layer=LAYERS, sae=SAES, seed=SEEDS)
+# by name: `rules.label_concepts.output` beside n shards costs Snakemake n squared (10,000 shards: half a minute a job)
+LABELLED = [f"{OUT}/concepts/{name}" for name in ("labels.safetensors", "labels.json", "concepts.parquet")]
 
 
 rule label_concepts:
@@ -32,7 +34,7 @@ rule label_concepts:
 
 rule concept_baselines:
     input:
-        labels=rules.label_concepts.output,
+        labels=LABELLED,
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
         shards=expand(
             f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
@@ -57,7 +59,7 @@ rule concept_baselines:
 
 rule associate:
     input:
-        labels=rules.label_concepts.output,
+        labels=LABELLED,
         baselines=f"{OUT}/concepts/layer{{layer}}/baselines.parquet",
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
         shards=expand(
