@@ -216,7 +216,8 @@ def test_no_test_residue_touches_a_choice(world, found):
     pd.testing.assert_frame_equal(again.latents[own], found.latents[own])
 
 
-def test_order_and_size_of_the_blocks_change_nothing(world, found, monkeypatch):
+def test_order_blocks_and_threads_change_nothing(world, found, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(codes, "_BLOCK", 7 * LENGTH)
     monkeypatch.setattr(concepts, "_ENCODE", 1000)
     again = run(*world, order=np.random.default_rng(3).permutation(len(world[1])))
@@ -571,7 +572,6 @@ def test_ridge_probe_is_least_squares():
     dense.add(positive.astype(float), csr(y))
     thin = baselines.Moments(6, 2)
     thin.add_sparse(csr(positive), csr(y))
-    np.testing.assert_allclose(thin.xx, dense.xx, rtol=1e-6)
     np.testing.assert_allclose(thin.ridge(0.1)[0], dense.ridge(0.1)[0], rtol=1e-5)
     scores = baselines.sparse_scores(*csr(positive), weight.astype(np.float32), intercept.astype(np.float32))
     np.testing.assert_allclose(scores, positive @ weight + intercept, rtol=1e-4, atol=1e-5)

@@ -213,6 +213,7 @@ class Moments:
         self.n = 0
         self.x, self.y = np.zeros(features), np.zeros(labels)
         self.xx, self.xy = np.zeros((features, features)), np.zeros((features, labels))
+        self._upper = np.zeros((0, 0))
 
     def add(self, x: Floats, labels: Csr) -> None:
         """Add dense rows x [n, features]."""
@@ -226,7 +227,9 @@ class Moments:
     def add_sparse(self, matrix: Csr, labels: Csr) -> None:
         """Add sparse rows."""
         self.n += matrix.rows
-        _sparse_moments(*matrix, labels.ptr, labels.idx, self.x, self.xx, self.xy)
+        if not len(self._upper):
+            self._upper = np.zeros_like(self.xx)
+        _sparse_moments(*matrix, labels.ptr, labels.idx, self.x, self._upper, self.xy)
         self.y += np.bincount(labels.idx, minlength=len(self.y))
 
     def ridge(self, strength: float) -> tuple[Floats, Floats]:
@@ -234,7 +237,8 @@ class Moments:
         discriminant) with standardised features and penalty `strength`."""
         n = max(self.n, 1)
         mean, share = self.x / n, self.y / n
-        covariance = self.xx / n - np.outer(mean, mean)
+        products = self.xx + self._upper + self._upper.T if len(self._upper) else self.xx
+        covariance = products / n - np.outer(mean, mean)
         spread = np.sqrt(np.maximum(np.diag(covariance), 0))
         inverse = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 1e-9)
         system = covariance * inverse[:, None] * inverse
@@ -245,14 +249,16 @@ class Moments:
 
 
 @njit(cache=True, nogil=True)
-def _sparse_moments(ptr, idx, val, label_ptr, label_idx, x, xx, xy):  # type: ignore[no-untyped-def]
+def _sparse_moments(ptr, idx, val, label_ptr, label_idx, x, upper, xy):  # type: ignore[no-untyped-def]
+    """upper + upper^T is the matrix of products."""
     for i in range(len(ptr) - 1):
         for e in range(ptr[i], ptr[i + 1]):
             v, j = val[e], idx[e]
             if v > 0:
                 x[j] += v
-                for f in range(ptr[i], ptr[i + 1]):
-                    xx[j, idx[f]] += np.float64(v) * val[f]
+                upper[j, j] += 0.5 * np.float64(v) * v
+                for f in range(e + 1, ptr[i + 1]):
+                    upper[min(j, idx[f]), max(j, idx[f])] += np.float64(v) * val[f]
                 for q in range(label_ptr[i], label_ptr[i + 1]):
                     xy[j, label_idx[q]] += v
 

@@ -68,11 +68,23 @@ def _encode(sae: SAE, x: Tensor) -> tuple[Ints, Floats]:
     return codes.indices.cpu().numpy(), codes.values.cpu().numpy()
 
 
-def _together(tasks: Sequence[Callable[[], None]]) -> None:
-    """Run tasks that share no state side by side on torch's number of threads; results do not depend on it."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as workers:
-        for done in [workers.submit(task) for task in tasks]:
-            done.result()
+class _Together:
+    """Runs tasks that share no state side by side, on torch's number of threads; results do not depend on it.
+
+    The threads live as long as the run: torch's scratch memory stays with a thread.
+    """
+
+    def __init__(self) -> None:
+        threads = torch.get_num_threads()
+        self._workers = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def __call__(self, tasks: Sequence[Callable[[], None]]) -> None:
+        if self._workers is None:
+            for task in tasks:
+                task()
+        else:
+            for done in [self._workers.submit(task) for task in tasks]:
+                done.result()
 
 
 class _Views:
@@ -152,7 +164,7 @@ class _Run:
         self.codes = CodeFile(ids, sae.k, labels, scratch)
         held_out = labels.split[simple.owners(labels, ids)] > 0
         self.fresh_codes = CodeFile(ids[held_out], sae.k, labels, scratch)
-        self.patterns = Patterns(self.k, labels)
+        self.patterns, self.together = Patterns(self.k, labels), _Together()
         self.scales = [np.zeros(self.k, np.float32) for _ in VIEWS]
 
     def encode(self) -> None:
@@ -169,7 +181,7 @@ class _Run:
             def baseline(x: Tensor = x, ids: Ints = ids, rows: np.ndarray = held_out) -> None:
                 self.fresh_codes.write(ids[rows], *_encode(fresh, x[torch.from_numpy(rows)]))
 
-            _together([trained, baseline])
+            self.together([trained, baseline])
 
     def train(self) -> None:
         """Scales of the thresholds, and the moments of the probes on the codes."""
@@ -204,7 +216,7 @@ class _Run:
                 partial(tally.add, *view, scale)
                 for tally, view, scale in zip(self.validation, views, self.scales, strict=True)
             ]
-            _together([*counts, *self._held_out(block, views, 0)])
+            self.together([*counts, *self._held_out(block, views, 0)])
         self.choices = [choose(t) for t in self.validation]
 
     def _held_out(self, block: Block, views: list[tuple[Csr, Csr]], test: int) -> list[Callable[[], None]]:
@@ -315,7 +327,7 @@ class _Run:
                     sizes = self.k, len(names[v])
                     parts = [cluster_means(m, block.clusters, n) for m, n in zip(view, sizes, strict=True)]
                     tasks.append(partial(tests[v].add_clusters, parts[0], parts[1], *means[v]))
-            _together([*tasks, *self._held_out(block, views, 1)])
+            self.together([*tasks, *self._held_out(block, views, 1)])
         p = [np.where(self.testable[v], tests[v].p_values(), np.nan) for v in range(len(VIEWS))]
         q = q_values(np.concatenate([a.ravel() for a in p]))
         self.q = [a.reshape(b.shape) for a, b in zip(np.split(q, np.cumsum([a.size for a in p])[:-1]), p, strict=True)]
