@@ -14,7 +14,7 @@ import yaml
 from antibody_sae.io import read_safetensors
 from harness import TINY, Run, differences, fingerprint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 FVU_BOUND = 0.02  # difference of the validation FVU between 1 and 2 threads a training
 
 

@@ -32,7 +32,7 @@ from harness import (
     wait_for_scripts_to_end,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 SEED = 8
 
 

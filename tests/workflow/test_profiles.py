@@ -97,6 +97,7 @@ print(f"job-{{number}}")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @pytest.mark.parametrize(("profile", "program"), [("kubernetes", "kubectl"), ("cluster-generic", "qsub")])
 def test_jobs_are_submitted_and_come_back_with_more_memory(undisturbed, tmp_path, profile, program):
     """The first stage through a stand-in for the scheduler: what it asks for, a job lost to memory, the same bytes."""

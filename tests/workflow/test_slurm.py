@@ -9,7 +9,7 @@ import slurm
 import yaml
 from harness import ROOT, TINY, Run, differences, end, environment, fingerprint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 PROFILE = ROOT / "workflow" / "profiles" / "slurm" / "config.yaml"
 SITE = [  # of a cluster without accounting, with a file system that is seen at once
     "--slurm-no-account", "--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "2",
