@@ -1,7 +1,7 @@
 """A whole results folder with made-up numbers in the real columns, for tests of what only reads tables.
 
-`make(folder, config)` writes what the stages before `tables` write. Steering's tables come from steering's own functions,
-so a column renamed there breaks the tests here.
+`make(folder, config)` writes what the stages before `tables` write. Steering's tables come from steering's own
+functions, so a column renamed there breaks the tests here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ REGIONS = {
 HOSTILE = "<script>document.title='hacked'</script>"
 CONCEPTS = {
     "region=H-CDR3": "residue", "region=H-FR4": "residue", "residue=Y": "residue", "position=H105:A": "residue",
-    "j-gene=IGHJ4": "antibody", "j-gene=IGHJ6": "antibody", "v-family=IGHV4": "antibody", "cdr3-length=H:>=22": "antibody",
+    "j-gene=IGHJ4": "antibody", "j-gene=IGHJ6": "antibody", "v-family=IGHV4": "antibody",
+    "cdr3-length=H:>=22": "antibody",
     f"donor={HOSTILE}": "antibody",
 }  # fmt: skip
 TARGETS = ["j-gene=IGHJ4", "v-family=IGHV4"]
@@ -101,7 +102,8 @@ def _sequences(folder: Path, n: int, rng: np.random.Generator) -> list[str]:
     residues = pd.DataFrame(
         {
             "antibody_id": np.repeat(ids, length), "chain": "H", "position": np.tile(np.arange(length), n),
-            "residue": letters.ravel(), "imgt": np.tile(imgt, n).astype("int16"), "insertion": "", "region": np.tile(region, n),
+            "residue": letters.ravel(), "imgt": np.tile(imgt, n).astype("int16"), "insertion": "",
+            "region": np.tile(region, n),
         }
     )  # fmt: skip
     write_parquet(residues, folder / "numbering/residues.parquet")
@@ -159,30 +161,37 @@ def _concepts(run: Run, sae: Any, ids: list[str], positions: list[str], rng: np.
     f1 = rng.uniform(0.5, 0.95, n)
     best = pd.DataFrame({"concept": list(CONCEPTS), "level": list(CONCEPTS.values())})
     best["latent"] = pd.array(rng.permutation(k)[:n], dtype="Int64")
-    figures = {"f1": f1, "f1_low": f1 - 0.05, "f1_high": f1 + 0.04, "precision": f1, "recall": f1, "auroc": 0.9, "r": f1 - 0.1,
-               "support": 100.0, "q_value": 1e-9, "f1_simple": 0.6, "f1_probe_raw": 0.97}  # fmt: skip
+    figures = {"f1": f1, "f1_low": f1 - 0.05, "f1_high": f1 + 0.04, "precision": f1, "recall": f1, "auroc": 0.9,
+               "r": f1 - 0.1, "support": 100.0, "q_value": 1e-9, "f1_simple": 0.6, "f1_probe_raw": 0.97}  # fmt: skip
     best = best.assign(simple_baseline="position", pool="max", threshold=0.15, beats_simple=f1 > 0.6, **figures)
     best.loc[n - 2, "latent"] = pd.NA  # one that could not be tested
     write_parquet(best, run.folder / "concepts" / sae.folder / "best.parquet")
-    pairs = pd.DataFrame([(j, c, rng.uniform(0, 0.9), rng.uniform(-0.2, 0.9)) for j in best["latent"].dropna() for c in CONCEPTS],
-                         columns=["latent", "concept", "f1", "r"])  # fmt: skip
+    rows = [(j, c, rng.uniform(0, 0.9), rng.uniform(-0.2, 0.9)) for j in best["latent"].dropna() for c in CONCEPTS]
+    pairs = pd.DataFrame(rows, columns=["latent", "concept", "f1", "r"])
     write_parquet(pairs.astype({"latent": "int64"}), run.folder / "concepts" / sae.folder / "associations.parquet")
-    one = {"concept": "", "level": "antibody", "pool": "max", "f1": 0.9, "precision": 0.8, "recall": 1.0, "auroc": None, "r": 0.7,
-           "threshold": 0.15, "q_value": 1e-5}  # fmt: skip
+    one = {"concept": "", "level": "antibody", "pool": "max", "f1": 0.9, "precision": 0.8, "recall": 1.0, "auroc": None,
+           "r": 0.7, "threshold": 0.15, "q_value": 1e-5}  # fmt: skip
     rows = []
     for j in range(k):
         concept = list(CONCEPTS)[j % n]
         tops = [ids[0], *rng.choice(ids[1:], 6, replace=False)] if j % 2 else []
         rows.append(
             {
-                "layer": sae.layer, "sae": sae.name, "seed": sae.seed, "latent": j, "max_activation": float(j % 7), "density": rng.uniform(0, 0.1),
-                "antibodies": 0.5, "span": 2.0, "extent": 5.0, "entropy_region": 1.2, "entropy_residue": 2.0, "n_concepts": int(rng.integers(0, 9)),
-                "concept": concept if j % 7 else None, "f1": rng.uniform(0, 1) if j % 7 else np.nan, "interpretable": bool(j % 3 == 0),
-                "interpretable_strict": bool(j % 6 == 0), "best_concepts": json.dumps([{**one, "concept": concept}] if j % 7 else []),
-                "top_antibodies": tops, "top_values": [4.0] * len(tops), "top_residues": [np.array([0, 100, 115])] * len(tops),
+                "layer": sae.layer, "sae": sae.name, "seed": sae.seed, "latent": j, "max_activation": float(j % 7),
+                "density": rng.uniform(0, 0.1),
+                "antibodies": 0.5, "span": 2.0, "extent": 5.0, "entropy_region": 1.2, "entropy_residue": 2.0,
+                "n_concepts": int(rng.integers(0, 9)),
+                "concept": concept if j % 7 else None, "f1": rng.uniform(0, 1) if j % 7 else np.nan,
+                "interpretable": bool(j % 3 == 0),
+                "interpretable_strict": bool(j % 6 == 0),
+                "best_concepts": json.dumps([{**one, "concept": concept}] if j % 7 else []),
+                "top_antibodies": tops, "top_values": [4.0] * len(tops),
+                "top_residues": [np.array([0, 100, 115])] * len(tops),
                 "top_activations": [np.array([1.0, 4.0, 0.5])] * len(tops), "profile_positions": positions[j : j + 5],
-                "profile_values": rng.random(len(positions[j : j + 5])), "profile_regions": rng.random(14) * ([1] * 7 + [0] * 7),
-                "profile_residues": rng.random(20), "lens_residues": list("AVDRE"), "lens_logits": [2.0, 1.5, 1.0, 0.5, -0.2],
+                "profile_values": rng.random(len(positions[j : j + 5])),
+                "profile_regions": rng.random(14) * ([1] * 7 + [0] * 7),
+                "profile_residues": rng.random(20),
+                "lens_residues": list("AVDRE"), "lens_logits": [2.0, 1.5, 1.0, 0.5, -0.2],
             }
         )  # fmt: skip
     write_parquet(pd.DataFrame(rows), run.folder / "latents" / f"{sae.folder}.parquet")
@@ -204,7 +213,8 @@ def _concept_tables(run: Run) -> None:
     }
     pd.DataFrame([{**key, **counted} for key in keys]).to_csv(folder / "interpretable.csv", index=False)
     mean = {"topk": 2.0, "ordered": 3.1}
-    complexity = [{**key, "subset": s, "latents": 60, "dense": 0.1, "density_mean": 0.02, "n_concepts_mean": mean.get(key["sae"], 2.5),
+    complexity = [{**key, "subset": s, "latents": 60, "dense": 0.1, "density_mean": 0.02,
+                   "n_concepts_mean": mean.get(key["sae"], 2.5),
                    "entropy_region_mean": 1.0} for key in keys for s in ("all", "first 64", "others")]  # fmt: skip
     pd.DataFrame(complexity).to_csv(folder / "complexity.csv", index=False)
     best = [
@@ -219,8 +229,8 @@ def _measured(plan: pd.DataFrame, lift: dict[tuple[str, float], float], rng: np.
     rows = []
     for arm in plan.itertuples():
         n = int(arm.n)
-        row = {"arm": arm.arm, "n": n, "n_valid": n - 2, "n_half": n // 2 - 1, "valid": 1 - 2 / n, "ended": 1.0, "perplexity": 1.6,
-               "unique": 1.0, "edit_distance": 20.0}  # fmt: skip
+        row = {"arm": arm.arm, "n": n, "n_valid": n - 2, "n_half": n // 2 - 1, "valid": 1 - 2 / n, "ended": 1.0,
+               "perplexity": 1.6, "unique": 1.0, "edit_distance": 20.0}  # fmt: skip
         for concept, base in zip([*TARGETS, "j-gene=IGHJ6"], (0.33, 0.2, 0.3), strict=True):
             rate = base + (lift.get((arm.kind, arm.latent), 0.0) if concept == TARGETS[0] else 0.0)
             half = int(rng.binomial(n // 2 - 1, rate))
@@ -281,7 +291,8 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
             rows += [{"kind": "random_latent", "latent": 40 + i, "strength": 1.0, "norm": 1.1} for i in range(8)]
             plan = _plan(rows)
             measured = _measured(plan, {("latent", 9): 0.25 if sae.name != "topk" else 0.0}, rng)
-            tested = pd.DataFrame([{"latent": j, "concept": t, "test_f1": rng.uniform(0.3, 0.9), "test_r": rng.uniform(0, 0.9)}
+            tested = pd.DataFrame([{"latent": j, "concept": t, "test_f1": rng.uniform(0.3, 0.9),
+                                    "test_r": rng.uniform(0, 0.9)}
                                    for j in plan["latent"].unique() for t in TARGETS])  # fmt: skip
             table, side = effects.effects(plan, measured, controls_plan, controls, tested, bound)
             place = folder / sae.folder

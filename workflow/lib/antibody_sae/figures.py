@@ -420,7 +420,7 @@ def dose_response(arms: pd.DataFrame, baseline: float, colour: str, top: float, 
     labels = lines.sort_values("length").groupby("arm_label", as_index=False).last()
     if len(labels):
         edge = float(arms["length"].max())
-        labels = labels.assign(place=_spaced(labels["rate"], 0.06 * top, top), edge=edge)
+        labels = labels.assign(place=spaced(labels["rate"], 0.06 * top, top), edge=edge)
         anchor = alt.X("edge:Q")
         layers.append(
             _chart(labels[["arm_label", "kind", "place", "edge"]])
@@ -444,7 +444,7 @@ def dose_response(arms: pd.DataFrame, baseline: float, colour: str, top: float, 
     return _sized(alt.layer(*layers), 270)
 
 
-def _spaced(values: pd.Series, gap: float, top: float) -> list[float]:
+def spaced(values: pd.Series, gap: float, top: float) -> list[float]:
     """The values moved apart to at least `gap`, order kept, so that labels do not lie on each other."""
     order = values.sort_values(kind="stable").index
     placed: list[float] = []

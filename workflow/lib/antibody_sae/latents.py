@@ -35,10 +35,10 @@ def records(run: Run, sae: Trained, arms: pd.DataFrame) -> tuple[dict[str, Any],
     steered = {int(latent): part for latent, part in tables.grouped(own, "latent")}
     examples = run.config["report"]["examples"]
     antibodies = _antibodies(run, {a for row in table["top_antibodies"] for a in row[:examples]})
-    nearest = _nearest(run, sae)
+    near = nearest(run, sae)
     labels = read_json(run.folder / "concepts" / "labels.json")
     out = [
-        _record(row, steered.get(int(row["latent"])), antibodies, nearest[i], labels, examples)
+        _record(row, steered.get(int(row["latent"])), antibodies, near[i], labels, examples)
         for i, row in enumerate(tables.records(table))
     ]
     return _index(table, steered), out
@@ -200,14 +200,14 @@ def _add_runs(runs: list[list[str]], letters: np.ndarray, names: np.ndarray) -> 
             runs.append([str(names[a]), text])
 
 
-def _nearest(run: Run, sae: Trained) -> list[list[list[Any]]]:
+def nearest(run: Run, sae: Trained) -> list[list[list[Any]]]:
     """For each latent, [key, latent, cosine] of its nearest decoder directions in every other SAE of the layer."""
-    own = _decoder(run, sae)
+    own = decoder(run, sae)
     near: list[list[list[Any]]] = [[] for _ in own]
     for other in run.saes:
         if other == sae or other.layer != sae.layer:
             continue
-        theirs = _decoder(run, other)
+        theirs = decoder(run, other)
         for start in range(0, len(own), 1024):
             cosine = own[start : start + 1024] @ theirs.T
             best = np.argsort(-cosine, axis=1)[:, :NEAREST]
@@ -216,5 +216,5 @@ def _nearest(run: Run, sae: Trained) -> list[list[list[Any]]]:
     return near
 
 
-def _decoder(run: Run, sae: Trained) -> np.ndarray:
+def decoder(run: Run, sae: Trained) -> np.ndarray:
     return read_safetensors(run.folder / "saes" / sae.folder / "sae.safetensors")["decoder.weight"].float().numpy()

@@ -177,17 +177,17 @@ class Run:
 
 def summary(run: Run) -> dict[str, Any]:
     """Headline figures: what was run, each SAE, and the paper's claims as sentences with this run's numbers."""
-    rows = [_sae(run, sae) for sae in run.saes]
+    found = [_sae(run, sae) for sae in run.saes]
     claims_file = run.folder / "tables" / "claims.json"
     claims = read_json(claims_file) if claims_file.exists() else {}
-    findings = [matching(rows, run.targets), selection(run, claims), orderedness(run)]
+    findings = [matching(found, run.targets), selection(run, claims), orderedness(run)]
     return _plain(
         {
             "run": run.config["run"],
             "model": _model(run),
             "counts": counts(run),
             "targets": run.targets,
-            "saes": rows,
+            "saes": found,
             "findings": findings,
             "claims": claims,
         }
@@ -328,20 +328,19 @@ def joined(parts: Sequence[str]) -> str:
     return ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else "".join(parts)
 
 
-def matching(rows: list[dict[str, Any]], targets: list[str]) -> dict[str, str]:
+def matching(saes_found: list[dict[str, Any]], targets: list[str]) -> dict[str, str]:
     """Claim 1: latents match biological concepts."""
     claim = "SAE latents match antibody concepts"
-    known = [row for row in rows if row.get("interpretable") is not None]
+    known = [row for row in saes_found if row.get("interpretable") is not None]
     if not known:
         return _untested(claim, "No latent was compared with concepts in this run.")
-    found = [
-        f"{int(row['interpretable']):,} of {int(row['alive']):,} living latents of {row['title']}" for row in known[:4]
-    ]
+    totals = pd.DataFrame(known).groupby("sae", sort=False)[["interpretable", "alive"]].sum().astype(int)
+    found = [f"{row.interpretable:,} of {row.alive:,} in {title(row.Index)}" for row in rows(totals)]
     best = [row["best_f1"][t]["f1"] for row in known for t in targets if t in row.get("best_f1", {})]
     beaten = [b["f1"] > b["f1_simple"] for row in known for b in row.get("best_f1", {}).values()]
     text = (
-        f"{joined(found)} are interpretable: on test antibodies they beat every single neuron, principal component, "
-        "untrained latent, position and residue."
+        f"Living latents that are interpretable: {joined(found)}; on test antibodies they beat every single neuron, "
+        "principal component, untrained latent, position and residue."
     )
     if best:
         text += (
@@ -383,10 +382,12 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
         text += f" Of the {len(other)} chosen by output score or decoder alignment, {int(other['steerable'].sum())} do."
     if parts:
         text += f" Spearman's correlation of F1 with the change is {joined(parts)}."
-    verdict = "confirmed" if moved / n < 0.5 else "not confirmed"
-    return _finding(
-        claim, verdict, text, "confirmed where under half of the latents with the best F1 or r are steerable"
-    )
+    possible = bool(table["steerable"].any())
+    if not possible:
+        text += " No arm moved a target at all, the supervised directions included: this run cannot tell."
+    verdict = "undecided" if not possible else "confirmed" if moved / n < 0.5 else "not confirmed"
+    rule = "confirmed where under half of the latents with the best F1 or r are steerable, and something is"
+    return _finding(claim, verdict, text, rule)
 
 
 def orderedness(run: Run) -> dict[str, str]:
