@@ -1,6 +1,6 @@
 """What steering costs: steered over unsteered generation of the same batch, in turns, on the same machine.
 
-Prints JSON: steered_over_unsteered (additions, a different one in every row, the evaluation's case), clamp_over_unsteered
+Prints JSON: steered_over_unsteered (additions, another one in every row, as in the evaluation), clamp_over_unsteered
 (delta-clamps, each reading the SAE's code at every step), the rates, and numbered_over_written (sequences numbered over
 sequences written in an evaluation: each distinct one once).
 
