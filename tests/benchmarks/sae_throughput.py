@@ -63,7 +63,8 @@ def dictionary_learning(architecture: str, d: int, latents: int, k: int, batch: 
     else:
         trainer = TopKTrainer(**common)
     counter = iter(range(10**9))
-    return lambda x: trainer.update(next(counter), x), lambda x: trainer.ae(x)
+    ae = trainer.ae  # its threshold needs 1,000 steps to settle; both classes also select k of the (batch's) codes
+    return lambda x: trainer.update(next(counter), x), lambda x: ae.decode(ae.encode(x, use_threshold=False))
 
 
 def saelens(architecture: str, d: int, latents: int, k: int, batch: int, steps: int) -> tuple[Step, Step]:
