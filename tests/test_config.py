@@ -102,6 +102,7 @@ def test_imports_go_down_the_stages(root):
         "sae",
         "training",
         "scoring",
+        "labels",
         "catalogue",
         "codes",
         "patterns",
