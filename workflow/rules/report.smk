@@ -2,7 +2,9 @@
 import hashlib
 
 REPORTED = {section: values for section, values in config.items() if section != "designs"}
-TEMPLATES = [HERE / "workflow" / "report" / name for name in ("index.html.j2", "report.css", "report.js", "letters.json")]
+TEMPLATES = [
+    HERE / "workflow" / "report" / name for name in ("index.html.j2", "report.css", "report.js", "letters.json")
+]
 EACH_SAE = expand("layer{layer}/{sae}-seed{seed}", layer=LAYERS, sae=SAES, seed=SEEDS)
 
 
@@ -34,7 +36,6 @@ rule tables:
         mem_mb=memory(1000),
         runtime=minutes(10),
     params:
-        run=OUT,
         config=REPORTED,
         code=code("tables.py"),
     script:
@@ -49,12 +50,18 @@ rule report:
         labels=f"{OUT}/concepts/labels.json",
         history=expand(f"{OUT}/saes/{{sae}}/history.parquet", sae=EACH_SAE),
         weights=expand(f"{OUT}/saes/{{sae}}/sae.safetensors", sae=EACH_SAE),
-        stability=expand(f"{OUT}/saes/layer{{layer}}/{{sae}}-stability.json", layer=LAYERS, sae=SAES) if len(SEEDS) > 1 else [],
+        stability=(
+            expand(f"{OUT}/saes/layer{{layer}}/{{sae}}-stability.json", layer=LAYERS, sae=SAES)
+            if len(SEEDS) > 1
+            else []
+        ),
         associations=expand(f"{OUT}/concepts/{{sae}}/associations.parquet", sae=EACH_SAE),
         latents=expand(f"{OUT}/latents/{{sae}}.parquet", sae=EACH_SAE),
         side_effects=expand(f"{OUT}/steering/{{sae}}/side_effects.parquet", sae=EACH_SAE),
         outcomes=expand(f"{OUT}/steering/{{sae}}/outcomes.parquet", sae=EACH_SAE),
-        controls=expand(f"{OUT}/steering/layer{{layer}}/controls/{{file}}.parquet", layer=LAYERS, file=["plan", "outcomes"]),
+        controls=expand(
+            f"{OUT}/steering/layer{{layer}}/controls/{{file}}.parquet", layer=LAYERS, file=["plan", "outcomes"]
+        ),
     output:
         page=report(
             f"{OUT}/report/index.html",
@@ -78,7 +85,6 @@ rule report:
         mem_mb=memory(2000),
         runtime=minutes(30),
     params:
-        run=OUT,
         config=REPORTED,
         templates=hashlib.sha256(b"".join(path.read_bytes() for path in TEMPLATES)).hexdigest()[:16],
         code=code("report.py"),

@@ -1,5 +1,7 @@
 """The page and its pictures."""
 
+from pathlib import Path
+
 from antibody_sae import report
 from antibody_sae.io import read_json
 from antibody_sae.jobs import job
@@ -8,5 +10,5 @@ from antibody_sae.tables import Run
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
-    run = Run(snakemake.params.run, snakemake.params.config)
+    run = Run(Path(snakemake.output.page).parents[1], snakemake.params.config)
     report.build(run, read_json(snakemake.input.summary), snakemake.output.page, snakemake.output.figures)

@@ -1,5 +1,7 @@
 """The run's headline figures, and each SAE's as CSV."""
 
+from pathlib import Path
+
 import pandas as pd
 from antibody_sae import tables
 from antibody_sae.io import atomic, write_json
@@ -8,7 +10,7 @@ from antibody_sae.jobs import job
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
-    summary = tables.summary(tables.Run(snakemake.params.run, snakemake.params.config))
+    summary = tables.summary(tables.Run(Path(snakemake.output.summary).parents[1], snakemake.params.config))
     flat = pd.json_normalize(summary["saes"], sep=":")
     with atomic(snakemake.output.saes) as part:
         flat.to_csv(part, index=False, float_format="%.6g")

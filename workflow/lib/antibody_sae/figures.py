@@ -43,6 +43,7 @@ def config(dark: bool) -> dict[str, Any]:
     ink, muted, line = ("#e6e9ec", "#a3adb8", "#343c45") if dark else ("#1b1f24", "#56606b", "#dfe3e8")
     return {
         "background": None,
+        "padding": {"left": 4, "top": 5, "right": 14, "bottom": 5},
         "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif",
         "view": {"stroke": None},
         "axis": {
@@ -170,7 +171,7 @@ def stage_costs(table: pd.DataFrame) -> Any:
     """Minutes of work by stage: columns stage, minutes, jobs."""
     base = _chart(table).encode(y=alt.Y("stage:N", sort=list(table["stage"]), title=None))
     bar = base.mark_bar(height=15, cornerRadiusEnd=3, color="#0072B2").encode(
-        x=alt.X("minutes:Q", title="minutes, summed over jobs", axis=alt.Axis(tickCount=6, format="~g")),
+        x=alt.X("minutes:Q", title="minutes, summed over jobs", axis=alt.Axis(tickCount=6)),
         tooltip=["stage:N", "jobs:Q", alt.Tooltip("minutes:Q", format=".1f")],
     )
     text = base.mark_text(align="left", dx=5).encode(x="minutes:Q", text=alt.Text("minutes:Q", format=".1f"))
@@ -189,7 +190,10 @@ def curves(
     base = _chart(table).encode(
         x=alt.X("tokens:Q", title="training residues seen", axis=alt.Axis(format="~s", tickCount=6)),
         y=alt.Y(
-            f"{y}:Q", title=title, scale=scale, axis=alt.Axis(format="~g", tickCount=6, tickMinStep=0 if log else 1)
+            f"{y}:Q",
+            title=title,
+            scale=scale,
+            axis=alt.Axis(format="~g", tickCount=6) if log else alt.Axis(tickCount=min(6, int(top))),
         ),
         color=palette.colour(),
         detail="seed:N",
@@ -199,7 +203,7 @@ def curves(
     if ends is not None and len(ends):
         layers.append(
             _chart(ends)
-            .mark_point(size=80, filled=True)
+            .mark_point(size=80, filled=True, opacity=1)
             .encode(
                 x="tokens:Q",
                 y=alt.Y(f"{y}:Q", scale=scale),
@@ -344,7 +348,7 @@ def spread(table: pd.DataFrame, palette: Palette, title: str, log: bool) -> Any:
     scale = alt.Scale(type="log") if log else alt.Scale(zero=True)
     base = _chart(table).encode(y=alt.Y("sae:N", sort=palette.saes, title=None), color=palette.colour(False))
     tip = ["sae:N", *(alt.Tooltip(f"{q}:Q", format=".3~g") for q in ("q10", "q25", "median", "q75", "q90"))]
-    axis = alt.Axis(tickCount=5, format="~g")
+    axis = alt.Axis(tickCount=5, format="~g") if log else alt.Axis(tickCount=5)
     return _sized(
         base.mark_rule(strokeWidth=1.5).encode(
             x=alt.X("q10:Q", title=title, scale=scale, axis=axis), x2="q90:Q", tooltip=tip
@@ -374,7 +378,7 @@ def dose_response(arms: pd.DataFrame, baseline: float, colour: str, top: float, 
     zero = {"length": 0.0, "rate": baseline, "rate_low": baseline, "rate_high": baseline, "acceptable": True}
     lines = arms[arms["kind"].isin(["latent", *DASHES])]
     starts = lines.drop_duplicates("arm_label")[["arm_label", "kind"]].assign(**zero)
-    x = alt.X("length:Q", title=x_title, axis=alt.Axis(format="~g", tickCount=7))
+    x = alt.X("length:Q", title=x_title, axis=alt.Axis(tickCount=7))
     y = alt.Y(
         "rate:Q",
         title=f"share with {concept}",
@@ -606,7 +610,7 @@ def quality(
     step = 0.01 if share else 0.1
     scale = alt.Scale(domain=[min(0.9, float(table[y].min())), 1]) if share else alt.Scale(zero=False)
     base = _chart(table).encode(
-        x=alt.X("length:Q", title=x_title, axis=alt.Axis(format="~g", tickCount=6), scale=alt.Scale(zero=True)),
+        x=alt.X("length:Q", title=x_title, axis=alt.Axis(tickCount=6), scale=alt.Scale(zero=True)),
         y=alt.Y(f"{y}:Q", title=title, axis=alt.Axis(format=fmt, tickCount=5, tickMinStep=step), scale=scale),
         color=palette.colour(),
         detail="name:N",
@@ -645,7 +649,7 @@ def latent_specs() -> dict[str, dict[str, Any]]:
                 sort=None,
                 axis=alt.Axis(labelOverlap=True, labelAngle=0),
             ),
-            y=alt.Y("value:Q", title="mean activation", axis=alt.Axis(tickCount=4, format="~g")),
+            y=alt.Y("value:Q", title="mean activation", axis=alt.Axis(tickCount=4)),
             color=inside,
             tooltip=["imgt:O", "region:N", alt.Tooltip("value:Q", format=".3f")],
         )
@@ -655,18 +659,18 @@ def latent_specs() -> dict[str, dict[str, Any]]:
         .mark_bar(cornerRadiusEnd=2)
         .encode(
             x=alt.X("region:N", sort=None, title=None, axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("value:Q", title="mean activation", axis=alt.Axis(tickCount=4, format="~g")),
+            y=alt.Y("value:Q", title="mean activation", axis=alt.Axis(tickCount=4)),
             color=inside,
             tooltip=["region:N", alt.Tooltip("value:Q", format=".3f")],
         )
     )
-    residues = alt.X("residue:N", title=None, axis=alt.Axis(labelAngle=0), sort="-y")
+    residues = alt.X("residue:N", title=None, axis=alt.Axis(labelAngle=0, labelOverlap=False), sort="-y")
     by_residue = (
         _chart(empty)
         .mark_bar(cornerRadiusEnd=2, color="#0072B2")
         .encode(
             x=residues,
-            y=alt.Y("value:Q", title="mean activation", axis=alt.Axis(tickCount=4, format="~g")),
+            y=alt.Y("value:Q", title="mean activation", axis=alt.Axis(tickCount=4)),
             tooltip=["residue:N", alt.Tooltip("value:Q", format=".3f")],
         )
     )
@@ -675,7 +679,7 @@ def latent_specs() -> dict[str, dict[str, Any]]:
         .mark_bar(cornerRadiusEnd=2)
         .encode(
             x=residues,
-            y=alt.Y("value:Q", title="logit per unit", axis=alt.Axis(tickCount=4, format="~g")),
+            y=alt.Y("value:Q", title="logit per unit", axis=alt.Axis(tickCount=4)),
             color=alt.condition("datum.value > 0", alt.value("#0072B2"), alt.value("#D55E00")),
             tooltip=["residue:N", alt.Tooltip("value:Q", format="+.3f")],
         )
