@@ -62,53 +62,52 @@ def kill_during(process, rule, kind, wait):
     return hit
 
 
-def unlock(run):
-    """What a user does after Snakemake itself was killed: read the message, do as it says."""
-    said = run.local("--rerun-incomplete", "--quiet", "all", check=False)
-    assert "cannot be locked" in said, said[-3000:]
-    assert "--unlock" in said, said[-3000:]
-    run.local("--unlock")
+def stages(rules):
+    """The run's rules in the order in which they ran, stage by stage."""
+    found = {}
+    for rule in rules:
+        (file,) = [p for p in (ROOT / "workflow" / "rules").glob("*.smk") if re.search(rf"rule {rule}:", p.read_text())]
+        found.setdefault(file.stem, []).append(rule)
+    return found
 
 
 def test_kill_9_at_random_moments_of_every_stage_changes_nothing(undisturbed, tmp_path):
-    """Every rule's job is killed, and for every second rule Snakemake too; then the run is resumed."""
+    """In each stage at random moments: a job, Snakemake alone (its jobs live on), all at once; each time it is resumed."""
     chance = random.Random(SEED)
     run = Run(tmp_path)
-    rules = undisturbed.rules()
-    assert {"generate", "number", "split", "harvest", "train_sae", "associate", "steer_generate"} <= set(rules)
-    plan = [(rule, kind) for i, rule in enumerate(rules) for kind in (["job"] if i % 2 else ["snakemake", "job"])]
-    plan += [(chance.choice(rules), "all") for _ in range(2)]
+    found = stages(undisturbed.rules())
+    assert set(found) >= {"sequences", "numbering", "splits", "activations", "saes", "concepts", "steering", "report"}
     kills = {"job": 0, "snakemake": 0, "all": 0}
-    hit_rules = set()
-    for rule, kind in plan:
-        forced = []  # a job that ended before the blow is made again, and struck earlier
-        for share in (chance.uniform(0.05, 0.9), 0.2, 0.0):
-            process = run.start("--cores", "2", "--rerun-incomplete", *forced)
-            try:
-                hit = kill_during(process, rule, kind, 0.05 + share * min(undisturbed.seconds(rule), 6))
-                said = process.communicate(timeout=900)[0]
-            except BaseException:
-                end(process)
-                raise
-            if process.returncode == 0:  # nothing was left to do
-                assert not hit
-            elif hit and kind == "job":
-                assert f"Error in rule {rule}" in said, said[-5000:]
-                kills["job"] += 1
-            else:
-                assert process.returncode == -signal.SIGKILL, said[-5000:]
-                kills["snakemake" if hit and kind == "snakemake" else "all"] += 1
-                assert wait_for_scripts_to_end(run.folder), "no job goes on without Snakemake"
-                unlock(run)
-            if hit:
-                hit_rules.add(rule)
-                break
-            forced = ["--forcerun", rule]
+    for rules in found.values():
+        plan = [(chance.choice(rules), kind) for kind in kills]
+        for rule, kind in sorted(plan, key=lambda item: rules.index(item[0])):
+            forced = []  # a job that ended before the blow is made again, and struck earlier
+            for share in (chance.uniform(0.05, 0.9), 0.2, 0.0):
+                process = run.start("--cores", "2", "--rerun-incomplete", *forced)
+                try:
+                    hit = kill_during(process, rule, kind, 0.05 + share * min(undisturbed.seconds(rule), 6))
+                    said = process.communicate(timeout=900)[0]
+                except BaseException:
+                    end(process)
+                    raise
+                if hit and kind == "job":
+                    assert f"Error in rule {rule}" in said, said[-5000:]
+                elif process.returncode:  # Snakemake was killed, so that its lock is there
+                    assert process.returncode == -signal.SIGKILL, said[-5000:]
+                    assert wait_for_scripts_to_end(run.folder), "no job goes on without Snakemake"
+                    if hit and not kills[kind]:
+                        said = run.local(check=False)
+                        assert "cannot be locked" in said, said[-3000:]
+                        assert "--unlock" in said, said[-3000:]
+                    run.local("--unlock")
+                if hit:
+                    print(f"killed: {kind} in {rule}", flush=True)
+                    kills[kind] += 1
+                    break
+                forced = ["--forcerun", rule]
     run.local("--rerun-incomplete")
-    print(f"\n{sum(kills.values())} kills: {kills}; the run was resumed after each")
-    assert hit_rules == set(rules), "every stage was hit"
-    assert kills["job"] >= len(rules)
-    assert kills["snakemake"] + kills["all"] >= 10
+    print(f"{sum(kills.values())} kills: {kills}; the run was resumed after each")
+    assert min(kills.values()) >= len(found) - 1, "a job may end before the blow, three times, but not often"
     assert sum(kills.values()) >= 20
     assert differences(fingerprint(undisturbed.results), fingerprint(run.results)) == []
     assert not list(run.results.rglob("*.part")), "nothing is left of the files that killed jobs were writing"
