@@ -72,7 +72,7 @@ def stages(rules):
 
 
 def test_kill_9_at_random_moments_of_every_stage_changes_nothing(undisturbed, tmp_path):
-    """In each stage at random moments: a job, Snakemake alone (its jobs live on), all at once; each time it is resumed."""
+    """In each stage, at random moments: a job, Snakemake alone (its jobs live on), or all; then it is resumed."""
     chance = random.Random(SEED)
     run = Run(tmp_path)
     found = stages(undisturbed.rules())

@@ -27,18 +27,25 @@ def cluster(tmp_path_factory):
 
 
 def queue(cluster, *what):
-    """Rows of squeue: job id, state, comment (which names the rule), generic resources."""
+    """Rows of squeue: job id, state, comment (which names the rule)."""
     done = subprocess.run(
-        ["squeue", "--noheader", "--states=all", "--format=%i|%T|%k|%b", *what],
+        ["squeue", "--noheader", "--states=all", "--format=%i|%T|%k", *what],
         env=cluster, capture_output=True, text=True, check=True,
     )  # fmt: skip
     return [line.split("|") for line in done.stdout.splitlines()]
 
 
+def details(cluster, rule):
+    """What Slurm knows of a rule's first job."""
+    job = next(job for job, _, comment in queue(cluster) if comment.startswith(f"rule_{rule}"))
+    done = subprocess.run(["scontrol", "show", "job", job], env=cluster, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
 def running(cluster, rule, process):
     """Id of the rule's first running job; waits for it."""
     while process.poll() is None:
-        for job, state, comment, _ in queue(cluster):
+        for job, state, comment in queue(cluster):
             if state == "RUNNING" and comment.startswith(f"rule_{rule}"):
                 return job
         time.sleep(0.3)
@@ -64,8 +71,9 @@ def test_slurm_runs_equal_local_runs_and_continue_after_scancel(cluster, undistu
     assert process.returncode != 0, said[-3000:]
     assert "Error in rule train_sae" in said
     assert [row for row in queue(cluster) if row[0] == job and row[1] == "CANCELLED"]
-    assert any(generic == "gres:gpu:1" for _, _, comment, generic in queue(cluster) if "train_sae" in comment)
-    assert not any("gpu" in generic for _, _, comment, generic in queue(cluster) if "rule_number" in comment)
+    assert "gpu:1" in details(cluster, "train_sae"), "a GPU where the profile asks for one"
+    assert "gpu" not in details(cluster, "number")
+    assert "ArrayJobId=" in details(cluster, "number"), "the chunks are one submission"
     left = list(checkpoints.rglob("*.safetensors"))
     assert left, "the cancelled training left its checkpoint"
 
