@@ -59,7 +59,7 @@ def measure(config: Mapping[str, Any]) -> Rates:
     model.generate(_PROBE, chains=chains, batch_size=_PROBE, max_residues=RESIDUES[chains])
     generated = _PROBE / (time.perf_counter() - start)
     probe = [(_HEAVY if "H" in wanted else None, _LIGHT if "L" in wanted else None)] * _PROBE
-    # each distinct chain is numbered once, so the probe's chains differ in their last residue's number of copies
+    # each distinct chain is numbered once, so these differ in their tails
     distinct = [(heavy or light or "") + "S" * i for i, (heavy, light) in enumerate(probe)]
     numbering.number(distinct[:1], config["numbering"]["species"])  # the first call loads the profiles
     start = time.perf_counter()
@@ -106,13 +106,16 @@ def _records(path: Path) -> int:
 
 
 def steered(config: Mapping[str, Any]) -> int:
-    """About how many sequences the steering stage writes."""
-    steering, models_trained = config["steering"], len(saes(config)) * len(config["saes"]["seeds"])
-    arms = len(steering["targets"]) * len(steering["criteria"]) * steering["candidates"]
-    arms *= len(steering["strengths"]) * len(steering["methods"]) + len(steering["norms"])
-    return int(
-        len(config["activations"]["layers"]) * (models_trained * arms * 2 * steering["n"] + steering["baseline"])
-    )
+    """About how many sequences the steering stage writes (fewer where criteria agree on a latent)."""
+    steering = config["steering"]
+    norms, random = len(steering["norms"]), steering["random_latents"]
+    chosen = len(steering["targets"]) * len(steering["criteria"]) * steering["candidates"]
+    doses = len(steering["strengths"]) * len(steering["methods"]) + norms
+    arms = chosen * (doses + 2 * norms) + random * norms  # each chosen latent also has a matched and a sign control
+    controls = (3 * len(steering["targets"]) + random) * norms
+    trained = len(saes(config)) * len(config["saes"]["seeds"])
+    sequences = trained * arms * steering["n"] + controls * steering["n"] + steering["baseline"]
+    return int(len(config["activations"]["layers"]) * sequences)
 
 
 def estimate(config: Mapping[str, Any], rates: Rates, cores: int, d_model: int) -> tuple[str, int]:
