@@ -458,10 +458,10 @@ def plan_sae(
         unrelated = others[r <= max(ASSOCIATED / 2, np.quantile(r, 0.25))] if len(others) else others
         look = np.log([density + 1e-6, one.norm(dim=1).numpy() + 1e-12])
         for twin in unrelated[np.abs(look[:, unrelated] - look[:, [latent]]).sum(0).argsort()[:1]].tolist():
-            for strength in [*settings["strengths"], *at_norms(twin)]:
+            for strength in at_norms(twin):
                 add("matched_latent", twin, strength, {"concept": target})
         signs = torch.from_numpy(rng.choice([-1.0, 1.0], sae.d_model).astype(np.float32))
-        for strength in [*settings["strengths"], *at_norms(latent)]:
+        for strength in at_norms(latent):
             add("shuffled_sign", latent, strength, {"concept": target}, signs * one[latent])
     return _plan(rows, vectors, settings)
 
