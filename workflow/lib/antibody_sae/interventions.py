@@ -247,8 +247,6 @@ class Edit:
 def _clamp_delta(sae: SAE, latents: Tensor, x: Tensor, targets: Tensor) -> Tensor:
     """decode(clamped code) - decode(code) of activations x [n, d_model]; targets [n, m], nan for "leave"."""
     codes = sae.encode(x)
-    now = torch.stack(
-        [(codes.values * ((codes.indices == int(j)) & (codes.values > 0))).sum(1) for j in latents.tolist()], 1
-    )
-    difference = torch.nan_to_num(targets - now, nan=0.0)
+    code = torch.zeros(len(x), sae.latents, device=x.device).scatter_add_(1, codes.indices.long(), codes.values)
+    difference = torch.nan_to_num(targets - code[:, latents.to(x.device)], nan=0.0)
     return sae.scale * difference @ sae.directions[latents.to(sae.directions.device)]
