@@ -1,4 +1,4 @@
-"""Train one SAE on the training split, measure it on the validation split."""
+"""Train one SAE on the training split, measure it on the test split."""
 
 from pathlib import Path
 
@@ -23,10 +23,10 @@ with job(snakemake):
         snakemake.threads,
         params.model["device"],
     )
-    metrics = training.evaluate(sae, store, splits.residue_mask(params.run, "validation"))
+    metrics = training.evaluate(sae, store, splits.residue_mask(params.run, "test"))
     antibodies = read_parquet(snakemake.input.antibodies, columns=["antibody_id", "heavy", "light", "species"])
     split = read_parquet(snakemake.input.splits, columns=["antibody_id", "split"])
-    held_out = antibodies[antibodies["antibody_id"].isin(split.loc[split["split"] == "validation", "antibody_id"])]
+    held_out = antibodies[antibodies["antibody_id"].isin(split.loc[split["split"] == "test", "antibody_id"])]
     passages = [
         passage
         for row in held_out.head(SPLICED).itertuples()
