@@ -71,7 +71,7 @@ class Settings:
     """Tokens of training, in as many passes over the training split as it takes."""
     batch_size: int = 2048
     """Tokens of a step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     """Adam's, at its peak."""
     warmup: float = 0.05
     """Share of the run over which the learning rate rises linearly."""
