@@ -105,7 +105,8 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
     gres = CONF.with_name("gres.conf")
     if gres.exists() and not gres.read_text().startswith(MARK):
         raise Unavailable(f"this machine has a Slurm of its own ({gres})")
-    if subprocess.run(["scontrol", "ping"], env=environment, capture_output=True, check=False).returncode == 0:
+    up = subprocess.run(["scontrol", "ping"], env=environment, capture_output=True, text=True, check=False)
+    if "is UP" in up.stdout:
         raise Unavailable("another run of these tests has its Slurm up on this machine")
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # munge refuses a socket in a folder that others may write to, or cannot enter
