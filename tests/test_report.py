@@ -207,6 +207,7 @@ def test_labels_do_not_lie_on_each_other():
         assert (placed.sort_values().diff().dropna() >= 0.06 - 1e-9).all()
         assert placed.max() <= max(1.0, values.max()) + 1e-9
         assert (placed.rank() == values.rank()).all()
+    assert figures.spaced(pd.Series([0.5, 0.5]), 0.1, 1.0) == pytest.approx([0.45, 0.55]), "each gives way by half"
 
 
 def test_dark_page_swaps_every_colour_of_the_light_one(built):

@@ -242,7 +242,10 @@ def agreement(table: pd.DataFrame, palette: Palette, y: str) -> Any:
         .mark_line(strokeWidth=1.6, point=alt.OverlayMarkDef(size=34, filled=True))
         .encode(
             x=alt.X(
-                "prefix:Q", title="first latents compared (log scale)", scale=alt.Scale(type="log", base=2, nice=False)
+                "prefix:Q",
+                title="first latents compared (log scale)",
+                scale=alt.Scale(type="log", base=2, nice=False),
+                axis=alt.Axis(values=sorted(table["prefix"].unique().tolist())),
             ),
             y=alt.Y(f"{y}:Q", title=y),
             color=palette.colour(),
@@ -378,7 +381,7 @@ def dose_response(arms: pd.DataFrame, baseline: float, colour: str, top: float, 
     zero = {"length": 0.0, "rate": baseline, "rate_low": baseline, "rate_high": baseline, "acceptable": True}
     lines = arms[arms["kind"].isin(["latent", *DASHES])]
     starts = lines.drop_duplicates("arm_label")[["arm_label", "kind"]].assign(**zero)
-    x = alt.X("length:Q", title=x_title, axis=alt.Axis(tickCount=7))
+    x = alt.X("length:Q", title=x_title, axis=alt.Axis(tickCount=7), scale=alt.Scale(nice=False))
     y = alt.Y(
         "rate:Q",
         title=f"share with {concept}",
@@ -423,41 +426,39 @@ def dose_response(arms: pd.DataFrame, baseline: float, colour: str, top: float, 
         ]
     labels = lines.sort_values("length").groupby("arm_label", as_index=False).last()
     if len(labels):
-        edge = float(arms["length"].max())
+        edge = 1.06 * float(arms["length"].max())
         labels = labels.assign(place=spaced(labels["rate"], 0.06 * top, top), edge=edge)
-        anchor = alt.X("edge:Q")
-        layers.append(
+        layers += [
+            _chart(labels[["length", "rate", "edge", "place"]])
+            .mark_rule(color=GREY, strokeWidth=0.7, opacity=0.8)
+            .encode(x=alt.X("length:Q"), x2="edge:Q", y=alt.Y("rate:Q"), y2="place:Q"),
             _chart(labels[["arm_label", "kind", "place", "edge"]])
-            .mark_text(align="left", dx=10, fontSize=11, limit=150)
+            .mark_text(align="left", dx=3, fontSize=11, limit=150)
             .encode(
-                x=anchor,
+                x=alt.X("edge:Q"),
                 y=alt.Y("place:Q"),
                 text="arm_label:N",
                 color=alt.condition("datum.kind == 'latent'", alt.value(colour), alt.value(INK)),
-            )
-        )
-        strays = labels[
-            (labels["edge"] - labels["length"] > 0.01 * abs(edge))
-            | ((labels["place"] - labels["rate"]).abs() > 0.03 * top)
+            ),
         ]
-        if len(strays):
-            leader = _chart(strays[["length", "rate", "edge", "place"]]).mark_rule(
-                color=GREY, strokeWidth=0.6, opacity=0.7
-            )
-            layers.append(leader.encode(x=alt.X("length:Q"), x2="edge:Q", y=alt.Y("rate:Q"), y2="place:Q"))
     return _sized(alt.layer(*layers), 270)
 
 
 def spaced(values: pd.Series, gap: float, top: float) -> list[float]:
-    """The values moved apart to at least `gap`, order kept, so that labels do not lie on each other."""
+    """The values moved as little as possible (least squares) to lie `gap` apart, order kept, none above `top`.
+
+    Less i gap, the i-th value must not decrease: isotonic regression by pooling adjacent violators.
+    """
     order = values.sort_values(kind="stable").index
-    placed: list[float] = []
-    for value in values.loc[order]:
-        placed.append(max(value, placed[-1] + gap) if placed else value)
-    if placed and placed[-1] > top:  # pushed beyond the top: back down from there
-        placed[-1] = top
-        for i in range(len(placed) - 2, -1, -1):
-            placed[i] = min(placed[i], placed[i + 1] - gap)
+    pools: list[tuple[float, int]] = []  # mean, size
+    for i, value in enumerate(values.loc[order]):
+        pools.append((value - i * gap, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (a, m), (b, n) = pools[-2:]
+            pools[-2:] = [((a * m + b * n) / (m + n), m + n)]
+    placed = [mean for mean, size in pools for _ in range(size)]
+    highest = top - gap * (len(placed) - 1)
+    placed = [min(place, highest) + i * gap for i, place in enumerate(placed)]
     return pd.Series(placed, index=order).loc[values.index].tolist()
 
 
