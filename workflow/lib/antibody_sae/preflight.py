@@ -14,13 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from antibody_sae import models, numbering, readers
+from antibody_sae import readers
 from antibody_sae.config import saes
 from antibody_sae.io import InputError, read_json, write_json
-from antibody_sae.training import Trainer, settings_from
 
 RESIDUES = {"H": 121, "L": 108, "HL": 229}
 """Mean residues of a human antibody by its chains; only an estimate is made of it."""
@@ -51,6 +47,12 @@ class Rates:
 
 def measure(config: Mapping[str, Any]) -> Rates:
     """Probe the four rates that decide a run's time (a few seconds)."""
+    import numpy as np  # torch and transformers too take seconds to import, and once measured nothing needs them
+    import torch
+
+    from antibody_sae import models, numbering
+    from antibody_sae.training import Trainer, settings_from
+
     torch.set_num_threads(1)
     model = models.load(config["model"])
     wanted = config["sequences"]["chains"]
@@ -127,14 +129,14 @@ def estimate(config: Mapping[str, Any], rates: Rates, cores: int, d_model: int) 
     kept = min(tokens, activations["max_tokens"] or tokens)
     per_layer = kept * (d_model * _BYTES[activations["dtype"]] + 8)
     layers = len(activations["layers"])
-    trained = [settings_from(s) for s in saes(config).values()]
+    trained = saes(config).values()
     jobs = layers * len(config["saes"]["seeds"]) * len(trained)
     work = {  # seconds on one thread, and the threads that can share it
         "generate": (n / rates.generated, sequences["chunks"]),
         "number": (n * len(chains) / rates.numbered, config["numbering"]["chunks"]),
         "harvest": (tokens / rates.harvested, activations["shards"]),
         "train": (
-            sum(s.tokens for s in trained) / len(trained) * jobs / rates.trained,
+            sum(s["tokens"] for s in trained) / len(trained) * jobs / rates.trained,
             jobs * config["saes"]["threads"],
         ),
         "steer": (steered(config) * (1 / rates.generated + 1 / rates.numbered), config["steering"]["chunks"]),
@@ -173,6 +175,8 @@ def check(config: Mapping[str, Any], cores: int, folder: str | Path) -> str:
     saved = folder / "preflight.json"
     known = read_json(saved) if saved.is_file() else {}
     if known.get("key") != key:
+        from antibody_sae import models
+
         rates = measure(config)
         known = {"key": key, "rates": rates.__dict__, "d_model": models.load(config["model"]).d_model}
         write_json(known, saved)
