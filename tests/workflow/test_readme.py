@@ -3,14 +3,14 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from antibody_sae import config
-from conftest import ROOT
 
-TEXT = (ROOT / "README.md").read_text()
+TEXT = (Path(__file__).parents[2] / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.S) for line in block.splitlines() if line]
 
 
