@@ -12,9 +12,9 @@ min_version("9.0")
 
 HERE = Path(workflow.basedir)
 sys.path.insert(0, str(HERE / "workflow" / "lib"))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(HERE / "workflow" / "lib"), *filter(None, [os.environ.get("PYTHONPATH")])]
-)
+os.environ |= {
+    "PYTHONPATH": os.pathsep.join([str(HERE / "workflow" / "lib"), *filter(None, [os.getenv("PYTHONPATH")])])
+}
 
 from antibody_sae import config as settings
 from antibody_sae.io import InputError

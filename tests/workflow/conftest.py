@@ -53,7 +53,7 @@ class Project:
 
 def copy_project(root: Path, folder: Path) -> Project:
     """What git would hand a newcomer, without results."""
-    for name in ("Snakefile", "config.yaml", "workflow", "tests/config"):
+    for name in ("Snakefile", "config.yaml", "workflow", "envs", "tests/config"):
         source, target = root / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():

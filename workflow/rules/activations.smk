@@ -11,6 +11,8 @@ rule harvest:
         f"{OUT}/logs/harvest-{{shard}}.log",
     benchmark:
         f"{OUT}/benchmarks/harvest-{{shard}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(2500),
@@ -36,6 +38,8 @@ rule manifest:
         f"{OUT}/logs/manifest-layer{{layer}}.log",
     benchmark:
         f"{OUT}/benchmarks/manifest-layer{{layer}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(1000, 0),

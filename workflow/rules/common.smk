@@ -1,4 +1,4 @@
-# What the stages share. A rule reads like those in activations.smk: its own sections of the configuration and `code`,
+# What the stages share. Rules read like those in activations.smk: its own sections of the configuration and `code`,
 # the hash of its script and of the library modules behind it, are its params, so that a change reruns just what it touches.
 
 OUT = f"results/{config['run']}"
@@ -36,3 +36,45 @@ def minutes(base):
         return base * 2 ** (attempt - 1)
 
     return runtime
+
+
+def sequence_settings(*keys):
+    return {key: config["sequences"][key] for key in keys}
+
+
+def steering_keys(*keys):
+    return {key: STEERING[key] for key in keys}
+
+
+def clamped_sae(wildcards):
+    """The SAE, where a clamp has to read its code while the model writes."""
+    if wildcards.unit == "controls" or "clamp" not in STEERING["methods"]:
+        return []
+    return [f"{OUT}/saes/layer{wildcards.layer}/{wildcards.unit}/{name}" for name in ("config.json", "sae.safetensors")]
+
+
+def every_steered(name):
+    return [f"{OUT}/steering/layer{each['layer']}/{each['sae']}-seed{each['seed']}/{name}" for each in STEERED]
+
+
+def design_branch(wildcards):
+    """Layer, and folder of the SAE, that a design uses: its own choice, else the run's first."""
+    asked = config["designs"][wildcards.design]
+    sae = asked["sae"] or next(iter(SAES))
+    return asked["layer"] or LAYERS[0], f"{sae}-seed{SEEDS[0] if asked['sae_seed'] is None else asked['sae_seed']}"
+
+
+def design_file(stage, name):
+    """A file of the design's SAE, as an input function."""
+
+    def path(wildcards):
+        layer, branch = design_branch(wildcards)
+        return f"{OUT}/{stage}/layer{layer}/{branch}/{name}"
+
+    return path
+
+
+def design_effects(wildcards):
+    """What chose the latent, where the design does not name it."""
+    asked = config["designs"][wildcards.design]
+    return [] if asked["latents"] else design_file("steering", "effects.parquet")(wildcards)

@@ -20,12 +20,14 @@ rule label_concepts:
         f"{OUT}/logs/label_concepts.log",
     benchmark:
         f"{OUT}/benchmarks/label_concepts.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(2000, 20),
         runtime=minutes(30),
     params:
-        run=OUT,
+        run=lambda wildcards, input: str(Path(input.splits).parents[1]),
         concepts={key: config["concepts"][key] for key in ("bins", "metadata", "position_pairs", "min_clusters")},
         code=code("label_concepts.py"),
     script:
@@ -46,6 +48,8 @@ rule concept_baselines:
         f"{OUT}/logs/concept_baselines-layer{{layer}}.log",
     benchmark:
         f"{OUT}/benchmarks/concept_baselines-layer{{layer}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(3000, 0),
@@ -75,6 +79,8 @@ rule associate:
         f"{OUT}/logs/associate-layer{{layer}}-{{sae}}-seed{{seed}}.log",
     benchmark:
         f"{OUT}/benchmarks/associate-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(4000, 0),
@@ -99,6 +105,8 @@ rule concept_tables:
         f"{OUT}/logs/concept_tables.log",
     benchmark:
         f"{OUT}/benchmarks/concept_tables.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(1000, 10),

@@ -1,29 +1,6 @@
 # Steered libraries: `snakemake designs` builds each entry of the section `designs`.
 
 
-def design_branch(wildcards):
-    """Layer, and folder of the SAE, that a design uses: its own choice, else the run's first."""
-    asked = config["designs"][wildcards.design]
-    sae = asked["sae"] or next(iter(SAES))
-    return asked["layer"] or LAYERS[0], f"{sae}-seed{SEEDS[0] if asked['sae_seed'] is None else asked['sae_seed']}"
-
-
-def design_file(stage, name):
-    """A file of the design's SAE, as an input function."""
-
-    def path(wildcards):
-        layer, branch = design_branch(wildcards)
-        return f"{OUT}/{stage}/layer{layer}/{branch}/{name}"
-
-    return path
-
-
-def design_effects(wildcards):
-    """What chose the latent, where the design does not name it."""
-    asked = config["designs"][wildcards.design]
-    return [] if asked["latents"] else design_file("steering", "effects.parquet")(wildcards)
-
-
 wildcard_constraints:
     design="|".join(config["designs"]) or "none",
 
@@ -41,6 +18,8 @@ rule design:
         f"{OUT}/logs/design-{{design}}.log",
     benchmark:
         f"{OUT}/benchmarks/design-{{design}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(3000, 0),

@@ -13,6 +13,8 @@ rule number:
         f"{OUT}/logs/number-{{chunk}}.log",
     benchmark:
         f"{OUT}/benchmarks/number-{{chunk}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(1500, 0),
@@ -35,6 +37,8 @@ rule merge_numbering:
         f"{OUT}/logs/merge_numbering.log",
     benchmark:
         f"{OUT}/benchmarks/merge_numbering.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(1500, 0),

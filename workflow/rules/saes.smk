@@ -20,13 +20,15 @@ rule train_sae:
         f"{OUT}/logs/train_sae-layer{{layer}}-{{sae}}-seed{{seed}}.log",
     benchmark:
         f"{OUT}/benchmarks/train_sae-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: config["saes"]["threads"]
     resources:
         mem_mb=memory(4000, 0),
         runtime=minutes(120),
         gpu=0,
     params:
-        run=OUT,
+        run=lambda wildcards, input: str(Path(input.splits).parents[1]),
         model=config["model"],
         settings=lambda wildcards: SAES[wildcards.sae],
         checkpoint=f"{OUT}/checkpoints/saes/layer{{layer}}/{{sae}}-seed{{seed}}.safetensors",
@@ -47,6 +49,8 @@ rule compare_seeds:
         f"{OUT}/logs/compare_seeds-layer{{layer}}-{{sae}}.log",
     benchmark:
         f"{OUT}/benchmarks/compare_seeds-layer{{layer}}-{{sae}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(2000, 0),

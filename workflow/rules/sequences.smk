@@ -10,10 +10,6 @@ except InputError as error:
 SEQUENCE_CHUNKS = range(config["sequences"]["chunks"] if GENERATE else min(config["sequences"]["chunks"], len(FILES)))
 
 
-def sequence_settings(*keys):
-    return {key: config["sequences"][key] for key in keys}
-
-
 if GENERATE:
 
     rule generate:
@@ -24,6 +20,8 @@ if GENERATE:
             f"{OUT}/logs/generate-{{chunk}}.log",
         benchmark:
             f"{OUT}/benchmarks/generate-{{chunk}}.tsv"
+        conda:
+            "../../envs/environment.yaml"
         threads: 1
         resources:
             mem_mb=memory(2500),
@@ -50,6 +48,8 @@ else:
             f"{OUT}/logs/read_sequences-{{chunk}}.log",
         benchmark:
             f"{OUT}/benchmarks/read_sequences-{{chunk}}.tsv"
+        conda:
+            "../../envs/environment.yaml"
         threads: 1
         resources:
             mem_mb=memory(1500, 0),
@@ -83,6 +83,8 @@ rule merge_sequences:
         f"{OUT}/logs/merge_sequences.log",
     benchmark:
         f"{OUT}/benchmarks/merge_sequences.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(2000, 2),

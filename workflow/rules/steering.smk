@@ -13,21 +13,6 @@ STEERED = [
 ]
 
 
-def steering_keys(*keys):
-    return {key: STEERING[key] for key in keys}
-
-
-def clamped_sae(wildcards):
-    """The SAE, where a clamp has to read its code while the model writes."""
-    if wildcards.unit == "controls" or "clamp" not in STEERING["methods"]:
-        return []
-    return [f"{OUT}/saes/layer{wildcards.layer}/{wildcards.unit}/{name}" for name in ("config.json", "sae.safetensors")]
-
-
-def every_steered(name):
-    return [f"{OUT}/steering/layer{each['layer']}/{each['sae']}-seed{each['seed']}/{name}" for each in STEERED]
-
-
 wildcard_constraints:
     unit=r"controls|(" + "|".join(SAES) + r")-seed\d+",
 
@@ -51,6 +36,8 @@ rule steer_controls:
         f"{OUT}/logs/steer_controls-layer{{layer}}.log",
     benchmark:
         f"{OUT}/benchmarks/steer_controls-layer{{layer}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(4000, 0),
@@ -58,7 +45,9 @@ rule steer_controls:
         gpu=0,
     params:
         model=config["model"],
-        steering=steering_keys("targets", "where", "gradient_antibodies", "norms", "random_latents", "n", "baseline", "seed"),
+        steering=steering_keys(
+            "targets", "where", "gradient_antibodies", "norms", "random_latents", "n", "baseline", "seed"
+        ),
         chains=WRITING["chains"],
         code=code("steer_controls.py"),
     script:
@@ -85,6 +74,8 @@ rule steer_plan:
         f"{OUT}/logs/steer_plan-layer{{layer}}-{{sae}}-seed{{seed}}.log",
     benchmark:
         f"{OUT}/benchmarks/steer_plan-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(4000, 0),
@@ -110,6 +101,8 @@ rule steer_generate:
         f"{OUT}/logs/steer_generate-layer{{layer}}-{{unit}}-{{chunk}}.log",
     benchmark:
         f"{OUT}/benchmarks/steer_generate-layer{{layer}}-{{unit}}-{{chunk}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(2500, 0),
@@ -127,7 +120,9 @@ rule steer_generate:
 
 rule steer_outcomes:
     input:
-        sequences=expand(f"{STEER}/{{{{unit}}}}/sequences-{{chunk}}.parquet", chunk=range(STEERING["chunks"]), allow_missing=True),
+        sequences=expand(
+            f"{STEER}/{{{{unit}}}}/sequences-{{chunk}}.parquet", chunk=range(STEERING["chunks"]), allow_missing=True
+        ),
         labels=f"{OUT}/concepts/labels.json",
         values=f"{OUT}/concepts/labels.safetensors",
         antibodies=f"{OUT}/sequences/antibodies.parquet",
@@ -138,6 +133,8 @@ rule steer_outcomes:
         f"{OUT}/logs/steer_outcomes-layer{{layer}}-{{unit}}.log",
     benchmark:
         f"{OUT}/benchmarks/steer_outcomes-layer{{layer}}-{{unit}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(3000, 5),
@@ -166,6 +163,8 @@ rule steer_effects:
         f"{OUT}/logs/steer_effects-layer{{layer}}-{{sae}}-seed{{seed}}.log",
     benchmark:
         f"{OUT}/benchmarks/steer_effects-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(2000, 5),
@@ -190,6 +189,8 @@ rule steer_tables:
         f"{OUT}/logs/steer_tables.log",
     benchmark:
         f"{OUT}/benchmarks/steer_tables.tsv"
+    conda:
+        "../../envs/environment.yaml"
     threads: 1
     resources:
         mem_mb=memory(2000, 5),
