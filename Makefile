@@ -2,6 +2,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONFIG ?=
 CORES ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
+# What `make test-slow` runs: all slow tests, or the files named here.
+SLOW ?= tests
 # Snakemake and its plugins keep their caches here, so that an unwritable HOME is no obstacle.
 export XDG_CACHE_HOME := $(CURDIR)/.venv/cache
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -21,10 +23,11 @@ test: .venv/.dev
 	.venv/bin/snakefmt --check Snakefile workflow
 	.venv/bin/mypy
 	.venv/bin/snakemake --lint
-	.venv/bin/pytest -m "not slow" -n $(CORES) --dist loadgroup -q
+	.venv/bin/pytest -m "not slow" -n $(CORES) --dist worksteal -q tests --ignore tests/workflow
+	.venv/bin/pytest -m "not slow" -q tests/workflow
 
 test-slow: .venv/.dev
-	.venv/bin/pytest -m slow -q
+	.venv/bin/pytest -m slow -q -rs --durations=10 $(SLOW)
 
 .venv/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

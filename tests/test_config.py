@@ -56,6 +56,15 @@ def test_an_sae_overrides_what_all_share():
     assert [config.saes(full)[name]["k"] for name in "ab"] == [16, 8]
 
 
+def test_the_order_of_keys_changes_nothing(default):
+    def backwards(value):
+        return {k: backwards(value[k]) for k in reversed(value)} if isinstance(value, dict) else value
+
+    turned = backwards(default)
+    turned["saes"]["train"] = default["saes"]["train"]
+    assert repr(config.complete(turned)) == repr(config.complete(default))
+
+
 def test_the_schema_states_the_defaults_of_training():
     from dataclasses import asdict
 

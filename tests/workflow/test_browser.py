@@ -7,7 +7,7 @@ import pytest
 import synthetic_run
 from antibody_sae import report, tables
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("quick")]
+pytestmark = pytest.mark.slow
 SIZES = {"wide": (1400, 900), "narrow": (390, 844)}
 
 

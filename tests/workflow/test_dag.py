@@ -6,8 +6,6 @@ import shutil
 import pytest
 from antibody_sae import config
 
-pytestmark = pytest.mark.xdist_group("quick")
-
 
 @pytest.fixture
 def project(quick_run):

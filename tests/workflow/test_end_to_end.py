@@ -7,8 +7,6 @@ import pytest
 from antibody_sae import activations, models, presets
 from antibody_sae.sae import SAE
 
-pytestmark = pytest.mark.xdist_group("quick")
-
 
 @pytest.fixture
 def run(quick_run):

@@ -27,7 +27,6 @@ def test_make_commands_reach_their_program(command, root):
     assert program in done.stdout + "venv"
 
 
-@pytest.mark.xdist_group("quick")
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("snakemake ")])
 def test_snakemake_commands_are_understood(command, quick_run):
     words = command.split()[1:]
@@ -50,7 +49,6 @@ def test_configurations_are_valid(text, monkeypatch, p_iggen_stub):
     config.complete(found)
 
 
-@pytest.mark.xdist_group("quick")
 @pytest.mark.parametrize("code", snippets("python"))
 def test_snippets_run(code, quick_run, monkeypatch):
     monkeypatch.chdir(quick_run[0].folder)

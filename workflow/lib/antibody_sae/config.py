@@ -82,7 +82,17 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     mistakes = list(_mistakes(full))
     if mistakes:
         raise InputError("config: " + "\n        ".join(mistakes))
+    train = full["saes"]["train"]
+    full = _canonical(full)
+    full["saes"]["train"] = {name: full["saes"]["train"][name] for name in train}  # their order is the user's
     return full
+
+
+def _canonical(value: Any) -> Any:
+    """The value with its keys in one order: Snakemake compares params as text, and a key moved in a file is no change."""
+    if isinstance(value, dict):
+        return {key: _canonical(value[key]) for key in sorted(value)}
+    return value
 
 
 def _mistakes(config: Mapping[str, Any]) -> Iterator[str]:
