@@ -89,7 +89,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _canonical(value: Any) -> Any:
-    """The value with its keys in one order: Snakemake compares params as text, and a key moved in a file is no change."""
+    """The value with its keys in one order: Snakemake compares params as text, and a moved key is no change."""
     if isinstance(value, dict):
         return {key: _canonical(value[key]) for key in sorted(value)}
     return value
