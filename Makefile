@@ -9,7 +9,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.venv/cache
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) --profile workflow/profiles/default $(if $(CONFIG),--configfile "$(CONFIG)")
 
-.PHONY: run test test-slow setup report-snakemake lock clean
+.PHONY: run test test-slow setup lock clean
 
 run: .venv/.runtime
 	$(SNAKEMAKE)
