@@ -29,6 +29,9 @@ except InputError as error:
     raise WorkflowError(str(error))
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/sequences.smk"
 include: "workflow/rules/numbering.smk"

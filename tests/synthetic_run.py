@@ -215,7 +215,8 @@ def _concept_tables(run: Run) -> None:
     mean = {"topk": 2.0, "ordered": 3.1}
     complexity = [{**key, "subset": s, "latents": 60, "dense": 0.1, "density_mean": 0.02,
                    "n_concepts_mean": mean.get(key["sae"], 2.5),
-                   "entropy_region_mean": 1.0} for key in keys for s in ("all", "first 64", "others")]  # fmt: skip
+                   "entropy_region_mean": mean.get(key["sae"], 2.0) / 2,
+                   "entropy_residue_mean": 2.0} for key in keys for s in ("all", "first 64", "others")]  # fmt: skip
     pd.DataFrame(complexity).to_csv(folder / "complexity.csv", index=False)
     best = [
         pd.read_parquet(run.folder / "concepts" / s.folder / "best.parquet").assign(**key)

@@ -116,6 +116,11 @@ def test_a_file_of_another_model_layer_or_content_is_refused(tmp_path):
     (tmp_path / "sae.safetensors").write_bytes(weights[:100])
     with pytest.raises(InputError, match=r"sae\.safetensors"):
         SAE.load(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json: sha256 missing"):
+        SAE.load(tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

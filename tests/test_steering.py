@@ -19,7 +19,7 @@ WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, 
 TARGET = "v-gene=has-W"
 SETTINGS = {
     "criteria": ["f1", "r", "output_score", "decoder_alignment", "earliest"], "candidates": 2, "strengths": [1.0],
-    "norms": [0.9], "methods": ["add"], "n": 200, "baseline": 500, "random_latents": 8, "seed": 1,
+    "norms": [0.9], "methods": ["add"], "n": 200, "baseline": 500, "random_latents": 8, "random_n": 200, "seed": 1,
     "perplexity_bound": 2.0, "scored": 10,
 }  # fmt: skip
 

@@ -83,10 +83,10 @@ def test_headline_has_every_sae_with_its_figures_and_the_controls(summary):
 def _criteria(run, monkeypatch, rows):
     """Replace the steering table by rows (sae, criterion, concept, steerable)."""
     columns = ["sae", "selected_by", "concept", "steerable"]
-    table = pd.DataFrame(rows, columns=columns).assign(
-        layer=2, seed=0, latent=5, f1=0.9, r=0.8, delta=0.3, delta_low=0.2
-    )
-    table = table.assign(delta_high=0.4, random_low=-0.1, random_high=0.1, architecture=table["sae"].str.lower())
+    table = pd.DataFrame(rows, columns=columns).assign(layer=2, seed=0, latent=5, f1=0.9, r=0.8)
+    table["delta"] = table["steerable"] * 0.3
+    table = table.assign(delta_low=table["delta"] - 0.1, delta_high=table["delta"] + 0.1)
+    table = table.assign(random_low=-0.1, random_high=0.1, architecture=table["sae"].str.lower())
     other = tables.Run(run.folder, run.config)
     monkeypatch.setitem(other.__dict__, "criteria", table)
     return other
@@ -114,6 +114,17 @@ def test_ordered_wins_only_beyond_chance(run, monkeypatch, ordered, topk, verdic
     assert finding["verdict"] == verdict
     assert f"{ordered} of 8 with Ordered and {topk} of 8 with TopK" in finding["text"]
     assert "+30 points [+20, +40]" in finding["text"]
+    assert f"{tables.points((ordered - topk) * 0.3 / 8)} points [" in finding["text"]
+    assert "3.1 concepts (2.0)" in finding["text"]
+
+
+def test_ordered_confirms_only_a_part_where_its_patterns_are_not_the_more_complex(run, monkeypatch):
+    rows = [("Ordered", "any", f"v-gene={i}", True) for i in range(8)]
+    rows += [("TopK", "any", f"v-gene={i}", False) for i in range(8)]
+    other = _criteria(run, monkeypatch, rows)
+    complexity = other.csv("complexity").assign(n_concepts_mean=2.0, entropy_region_mean=1.0)
+    monkeypatch.setattr(other, "csv", lambda name: complexity, raising=True)
+    assert tables.orderedness(other)["verdict"] == "in part"
 
 
 def test_a_run_that_leaves_stages_out_says_so(tmp_path):

@@ -32,8 +32,8 @@ SMALL = {
     "saes": {"shared": {"latents": 64, "k": 8, "batch_size": 512, "tokens": 60_000}},
     "concepts": {"position_pairs": 10, "min_clusters": 2, "bootstrap": 100},
     "steering": {
-        "criteria": ["f1"], "n": 8, "baseline": 16, "random_latents": 3, "scored": 4, "gradient_antibodies": 16,
-        "chunks": 1,
+        "criteria": ["f1"], "n": 8, "baseline": 16, "random_latents": 3, "random_n": 8, "scored": 4,
+        "gradient_antibodies": 16, "chunks": 1,
     },
 }  # fmt: skip
 

@@ -98,9 +98,24 @@ rule concept_tables:
         best=expand(f"{OUT}/concepts/{{sae}}/best.parquet", sae=EVERY_SAE),
         latents=expand(f"{OUT}/latents/{{sae}}.parquet", sae=EVERY_SAE),
     output:
-        best=f"{OUT}/tables/best_latents.csv",
-        interpretable=f"{OUT}/tables/interpretable.csv",
-        complexity=f"{OUT}/tables/complexity.csv",
+        best=report(
+            f"{OUT}/tables/best_latents.csv",
+            category="Tables",
+            labels={"table": "Best latent of each concept"},
+            caption="../report/best_latents.rst",
+        ),
+        interpretable=report(
+            f"{OUT}/tables/interpretable.csv",
+            category="Tables",
+            labels={"table": "Interpretable latents"},
+            caption="../report/interpretable.rst",
+        ),
+        complexity=report(
+            f"{OUT}/tables/complexity.csv",
+            category="Tables",
+            labels={"table": "Complexity of the patterns"},
+            caption="../report/complexity.rst",
+        ),
     log:
         f"{OUT}/logs/concept_tables.log",
     benchmark:

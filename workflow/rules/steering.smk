@@ -46,7 +46,15 @@ rule steer_controls:
     params:
         model=config["model"],
         steering=steering_keys(
-            "targets", "where", "gradient_antibodies", "norms", "random_latents", "n", "baseline", "seed"
+            "targets",
+            "where",
+            "gradient_antibodies",
+            "norms",
+            "random_latents",
+            "random_n",
+            "n",
+            "baseline",
+            "seed",
         ),
         chains=WRITING["chains"],
         code=code("steer_controls.py"),
@@ -82,7 +90,16 @@ rule steer_plan:
         runtime=minutes(60),
     params:
         steering=steering_keys(
-            "targets", "criteria", "candidates", "strengths", "norms", "methods", "random_latents", "n", "seed"
+            "targets",
+            "criteria",
+            "candidates",
+            "strengths",
+            "norms",
+            "methods",
+            "random_latents",
+            "random_n",
+            "n",
+            "seed",
         ),
         code=code("steer_plan.py"),
     script:
@@ -182,8 +199,18 @@ rule steer_tables:
         side_effects=every_steered("side_effects.parquet"),
         tested=every_steered("tested.parquet"),
     output:
-        mapping=f"{OUT}/tables/mapping_vs_steering.csv",
-        criteria=f"{OUT}/tables/steering_by_criterion.csv",
+        mapping=report(
+            f"{OUT}/tables/mapping_vs_steering.csv",
+            category="Tables",
+            labels={"table": "Mapping against steering"},
+            caption="../report/mapping.rst",
+        ),
+        criteria=report(
+            f"{OUT}/tables/steering_by_criterion.csv",
+            category="Tables",
+            labels={"table": "Steering by criterion"},
+            caption="../report/criteria.rst",
+        ),
         claims=f"{OUT}/tables/claims.json",
     log:
         f"{OUT}/logs/steer_tables.log",

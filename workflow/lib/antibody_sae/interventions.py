@@ -14,14 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from antibody_sae.io import InputError
-from antibody_sae.models import AntibodyModel
 from antibody_sae.sae import SAE
+
+if TYPE_CHECKING:
+    from antibody_sae.models import AntibodyModel
 
 REGIONS = ("FR1", "CDR1", "FR2", "CDR2", "FR3", "CDR3", "FR4")
 _EARLIEST_CDR3 = 40

@@ -110,13 +110,14 @@ def _records(path: Path) -> int:
 def steered(config: Mapping[str, Any]) -> int:
     """About how many sequences the steering stage writes (fewer where criteria agree on a latent)."""
     steering = config["steering"]
-    norms, random = len(steering["norms"]), steering["random_latents"]
-    chosen = len(steering["targets"]) * len(steering["criteria"]) * steering["candidates"]
+    norms, targets = len(steering["norms"]), len(steering["targets"])
+    random = steering["random_latents"] * norms * steering["random_n"]
+    chosen = targets * len(steering["criteria"]) * steering["candidates"]
     doses = len(steering["strengths"]) * len(steering["methods"]) + norms
-    arms = chosen * (doses + 2 * norms) + random * norms  # each chosen latent also has a matched and a sign control
-    controls = (3 * len(steering["targets"]) + random) * norms
+    arms = chosen * doses + 2 * targets * norms  # each target has a matched latent and a shuffled sign
     trained = len(saes(config)) * len(config["saes"]["seeds"])
-    sequences = trained * arms * steering["n"] + controls * steering["n"] + steering["baseline"]
+    sequences = trained * (arms * steering["n"] + random)
+    sequences += 3 * targets * norms * steering["n"] + random + steering["baseline"]
     return int(len(config["activations"]["layers"]) * sequences)
 
 

@@ -201,6 +201,8 @@ class SAE:
         """Read what `save` wrote. `expected` (model, layer, ...) must agree with config.json, else InputError."""
         path = Path(folder) / "config.json"
         config = read_json(path)
+        if missing := [key for key in ("latents", "d_model", "k", "scale", "sha256") if key not in config]:
+            raise InputError(f"{path}: {', '.join(missing)} missing; delete the folder and train the SAE again")
         check_provenance(config, {"format": 1, **(expected or {})}, path)
         tensors = read_safetensors(Path(folder) / "sae.safetensors", config["sha256"])
         own = {key: config.pop(key) for key in ("scale", "k")}

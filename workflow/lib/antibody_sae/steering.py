@@ -16,14 +16,13 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from antibody_sae import catalogue, interventions, numbering
@@ -31,8 +30,10 @@ from antibody_sae.activations import Store
 from antibody_sae.interventions import Edit, Intervention, Where
 from antibody_sae.io import InputError, progress, read_parquet, write_parquet
 from antibody_sae.labels import REGIONS, SPLITS, Labels
-from antibody_sae.models import AntibodyModel, Encoded
 from antibody_sae.sae import SAE
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and planning and outcomes need no model
+    from antibody_sae.models import AntibodyModel, Encoded
 
 CRITERIA = ("f1", "r", "output_score", "decoder_alignment", "earliest")
 SUPERVISED = ("difference_of_means", "probe", "rate_gradient")
@@ -126,6 +127,8 @@ def directions(store: Store, labels: Labels, panel: Panel) -> dict[str, Tensor]:
     mean over the target's context (Marks & Tegmark 2023, arXiv:2310.06824). `probe`: the weights of an L2-regularised
     logistic regression on the same means. Train and validation antibodies only.
     """
+    from sklearn.linear_model import LogisticRegression  # seconds to import, and nothing else here needs it
+
     contexts = [tuple(context(target)[0]) for target in panel.targets]
     distinct = sorted(set(contexts))
     sums = {c: torch.zeros(len(panel.rows), store.d_model) for c in distinct}
@@ -391,7 +394,7 @@ def plan_controls(
                 rows.append({"kind": kind, "concept": target, "strength": np.nan})
                 vectors.append(share * length * _unit(known[kind][j]))
         for direction in gaussian:
-            rows.append({"kind": "random_direction", "strength": np.nan})
+            rows.append({"kind": "random_direction", "strength": np.nan, "n": settings["random_n"]})
             vectors.append(share * length * direction)
     return _plan(rows, vectors, settings)
 
@@ -451,7 +454,7 @@ def plan_sae(
     others = np.array([i for i in np.flatnonzero(sae.max_activation.numpy() > 0) if i not in wanted])
     for latent in rng.permutation(others)[: settings["random_latents"]].tolist():
         for strength in at_norms(latent):
-            add("random_latent", latent, strength, {})
+            add("random_latent", latent, strength, {"n": settings["random_n"]})
     for j, (target, pairs) in enumerate(zip(targets, chosen, strict=True)):
         latent = next((i for criterion, i in pairs if criterion == "output_score"), pairs[0][1])
         r = np.abs(found.r[others, j])
