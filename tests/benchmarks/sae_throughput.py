@@ -48,14 +48,16 @@ def ours(architecture: str, d: int, latents: int, k: int, batch: int, steps: int
     return Trainer(settings, x[:16384], 1.0, threads=torch.get_num_threads())
 
 
-def dictionary_learning(architecture: str, d: int, latents: int, k: int, batch: int, steps: int) -> tuple[Step, Step]:
-    """(training step, reconstruction) of dictionary_learning's trainer."""
+def dictionary_learning(
+    architecture: str, d: int, latents: int, k: int, batch: int, steps: int, rate: float | None = Settings.learning_rate
+) -> tuple[Step, Step]:
+    """(training step, reconstruction) of dictionary_learning's trainer; rate None: its own, which follows the width."""
     from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     common = {
         "steps": steps, "activation_dim": d, "dict_size": latents, "k": k, "layer": 2, "lm_name": "iglm",
-        "device": "cpu", "lr": Settings.learning_rate, "warmup_steps": int(Settings.warmup * steps), "seed": 0,
+        "device": "cpu", "lr": rate, "warmup_steps": int(Settings.warmup * steps), "seed": 0,
         "decay_start": int((1 - Settings.decay) * steps),
     }  # fmt: skip
     if architecture == "matryoshka":
@@ -67,8 +69,11 @@ def dictionary_learning(architecture: str, d: int, latents: int, k: int, batch: 
     return lambda x: trainer.update(next(counter), x), lambda x: ae.decode(ae.encode(x, use_threshold=False))
 
 
-def saelens(architecture: str, d: int, latents: int, k: int, batch: int, steps: int) -> tuple[Step, Step]:
-    """(training step, reconstruction) of SAELens' trainer (its use_sparse_activations has no CPU backward)."""
+def saelens(
+    architecture: str, d: int, latents: int, k: int, batch: int, steps: int, rate: float | None = Settings.learning_rate
+) -> tuple[Step, Step]:
+    """(training step, reconstruction) of SAELens' trainer (its use_sparse_activations has no CPU backward); rate None:
+    its own default, 3e-4."""
     from sae_lens import (
         MatryoshkaBatchTopKTrainingSAE,
         MatryoshkaBatchTopKTrainingSAEConfig,
@@ -94,7 +99,7 @@ def saelens(architecture: str, d: int, latents: int, k: int, batch: int, steps: 
         sae = TopKTrainingSAE(TopKTrainingSAEConfig(**common))
     config = SAETrainerConfig(
         n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=batch * steps,
-        device="cpu", autocast=False, lr=Settings.learning_rate, lr_end=0.0, lr_scheduler_name="constant",
+        device="cpu", autocast=False, lr=rate or 3e-4, lr_end=0.0, lr_scheduler_name="constant",
         lr_warm_up_steps=int(Settings.warmup * steps), adam_beta1=0.9, adam_beta2=0.999,
         lr_decay_steps=int(Settings.decay * steps), n_restart_cycles=1, train_batch_size_samples=batch,
         dead_feature_window=10**9, feature_sampling_window=10**9, logger=LoggingConfig(log_to_wandb=False),
@@ -187,7 +192,8 @@ def prefixes(folder: Path) -> dict[str, Any]:
 
 
 def quality(folder: Path, latents: int, k: int, batch: int, steps: int) -> dict[str, float]:
-    """FVU on held-out rows after `steps` steps of each TopK and Matryoshka contestant, same batches, same schedule."""
+    """FVU on held-out rows after `steps` steps of each TopK and Matryoshka contestant: same batches, same schedule, the
+    peers at their own learning rate, at ours, and between the two."""
     x = load(folder, 512)
     block = torch.arange(len(x)) // 1000 % 5 == 0
     x, held_out = x[~block], x[block]
@@ -204,8 +210,10 @@ def quality(folder: Path, latents: int, k: int, batch: int, steps: int) -> dict[
 
             contestants[f"{name} {dtype}"] = trainer.step, reconstruct
     for name in ("topk", "matryoshka"):
-        contestants[f"dictionary_learning {name}"] = dictionary_learning(name, 512, latents, k, batch, steps)
-        contestants[f"saelens {name}"] = saelens(name, 512, latents, k, batch, steps)
+        for rate in (None, 1.5e-3, Settings.learning_rate):
+            shape = (name, 512, latents, k, batch, steps, rate)
+            contestants[f"dictionary_learning {name} {rate or 'own rate'}"] = dictionary_learning(*shape)
+            contestants[f"saelens {name} {rate or 'own rate'}"] = saelens(*shape)
     for name, (step, reconstruct) in contestants.items():
         stream = batches(x, batch, 1)
         for _ in range(steps):
