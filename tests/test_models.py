@@ -117,6 +117,8 @@ def test_p_iggen_pairs_are_one_passage(p_iggen_stub):
     assert passage.residue.tolist() == [-1, 0, 1, 2, 3, 4, -1]
     with pytest.raises(InputError, match="reads HL"):
         model.encode("ACD")
+    (uncut,) = model.encode("ACDEF", chains="HL")  # what the model wrote, where nobody can say which part is light
+    assert uncut.tokens.tolist() == passage.tokens.tolist()
 
 
 def test_any_causal_model_with_a_template(generic_stub):

@@ -89,6 +89,27 @@ def compared(planted):
     return {"plan": plan, "vectors": vectors, "found": found, "effects": table, "side": side, "tested": tested}
 
 
+def test_a_model_whose_sequences_cannot_be_numbered_gives_no_effect(planted, compared):
+    """Its rates are shares of nothing: nan, and nothing is steerable."""
+    controls, _ = steering.plan_controls(planted["known"], [TARGET], SETTINGS, planted["store"])
+
+    def nothing_valid(plan):
+        rows = pd.DataFrame({"arm": np.repeat(plan["arm"], 4), "row": np.tile(np.arange(4), len(plan))})
+        rows = rows.assign(valid=False, ended=False, heavy="X", light=None, log_likelihood=-2.0, edit_distance=np.nan)
+        return effects.measure(rows.assign(**{TARGET: False}))
+
+    plan = compared["plan"]
+    table, _ = effects.effects(
+        plan, nothing_valid(plan), controls, nothing_valid(controls), compared["tested"], SETTINGS
+    )
+    assert table[["rate", "delta"]].isna().all(axis=None)
+    assert not table["steerable"].any()
+    about = {"sae": "topk", "architecture": "topk", "seed": 0, "layer": 2}
+    by = effects.by_criterion(table.assign(**about))
+    assert by["delta"].isna().all()
+    assert not effects.mapping_table(by)["steerable"].any()
+
+
 def test_cause_and_twin_correlate_alike_but_only_the_cause_steers(compared):
     found, table = compared["found"], compared["effects"]
     assert found.test_r[0, 0] > 0.95

@@ -1,6 +1,7 @@
 """The quick run, whole, on IgLM-S's real weights: every file of the contract, consistent with one another."""
 
 import json
+import zipfile
 
 import pandas as pd
 import pytest
@@ -75,6 +76,21 @@ def test_every_rule_left_a_log_and_a_benchmark(run):
     benchmarks = {p.stem.split("-")[0] for p in (run / "benchmarks").iterdir()}
     logs = {p.stem.split("-")[0] for p in (run / "logs").iterdir()}
     assert {"generate", "number", "split", "harvest", "train_sae", "associate", "report"} <= benchmarks & logs
+
+
+def test_snakemakes_own_report_has_the_categories_and_captions(quick_run):
+    project, _ = quick_run
+    done = project.snakemake("--report", "out.zip")
+    assert done.returncode == 0, done.stdout[-3000:]
+    with zipfile.ZipFile(project.folder / "out.zip") as packed:
+        names = packed.namelist()
+        (page,) = [name for name in names if name.endswith("report.html")]
+        html = packed.read(page).decode()
+    assert {"mapping_vs_steering.csv", "best_latents.csv", "saes.csv", "index.html"} <= {
+        n.split("/")[-1] for n in names
+    }
+    for said in ('"Tables"', '"Figures"', '"Report"', "Sparse autoencoders on iglm-s", "Association beside effect"):
+        assert said in html, said
 
 
 def test_it_takes_minutes_not_hours(quick_run):

@@ -161,7 +161,7 @@ def _changes(arms: pd.DataFrame, baseline: pd.Series, concept: str) -> pd.DataFr
     """Rate of one concept among each arm's numbered sequences, and its change from the baseline; a row an arm."""
     hits, n = arms[f"hits:{concept}"].to_numpy(float), arms["n_valid"].to_numpy(float)
     half, n_half = arms[f"half:{concept}"].to_numpy(float), arms["n_half"].to_numpy(float)
-    hits0, n0 = float(baseline[f"hits:{concept}"]), float(baseline["n_valid"])
+    hits0, n0 = np.float64(baseline[f"hits:{concept}"]), np.float64(baseline["n_valid"])
     low, high = wilson(hits, n)
     delta_low, delta_high = difference_interval(hits, n, hits0, n0)
     with np.errstate(divide="ignore", invalid="ignore"):

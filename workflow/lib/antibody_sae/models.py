@@ -177,12 +177,16 @@ class AntibodyModel:
             raise InputError(f"model.template: {self.spec.templates[chains]!r} has no token after the last residue")
         return self._vocabulary[last]
 
-    def encode(self, heavy: str | None, light: str | None = None, species: str = "human") -> list[Encoded]:
+    def encode(
+        self, heavy: str | None, light: str | None = None, species: str = "human", chains: str | None = None
+    ) -> list[Encoded]:
         """The passages of an antibody: one, or one a chain where the model reads one chain at a time.
 
-        Raises InputError for a residue without a token, or a passage longer than the model's context.
+        `chains` names the template where it does not follow from the chains: a pair that the model wrote and nobody can
+        cut in two is still read as a pair. Raises InputError for a residue without a token, or a passage longer than
+        the model's context.
         """
-        chains = ("H" if heavy else "") + ("L" if light else "")
+        chains = chains or ("H" if heavy else "") + ("L" if light else "")
         if chains not in self.spec.templates and len(chains) == 2:
             first, second = self.encode(heavy, None, species), self.encode(None, light, species)
             shifted = np.where(second[0].residue >= 0, second[0].residue + len(heavy or ""), -1)
@@ -191,7 +195,7 @@ class AntibodyModel:
         residue: list[int] = []
         count = 0
         for piece in self._template(chains, species):
-            sequence = {"{heavy}": heavy, "{light}": light}.get(piece)
+            sequence = {"{heavy}": heavy or "", "{light}": light or ""}.get(piece)
             if sequence is None:
                 tokens.append(self._vocabulary[piece])
                 residue.append(-1)

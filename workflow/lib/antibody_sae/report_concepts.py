@@ -75,7 +75,7 @@ def _best(run: Run, palette: Palette, picks: list[Pick]) -> Section:
     keep += ["simple_name", "f1_simple", "f1_probe_raw"]
     about = (
         "F1 on test antibodies of the best latent (filled marks, 95% bootstrap over clonotype clusters), of the best "
-        "simple baseline (grey tick), and of a linear probe on the activations (open diamond), which is the ceiling."
+        "simple baseline (grey tick), and of a linear probe on the activations (open diamond)."
     )
     for layer, table in grouped(best, "layer"):
         for family in present:

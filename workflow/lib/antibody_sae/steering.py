@@ -541,7 +541,7 @@ def log_likelihoods(
     for i, (heavy, light) in zip(
         rows.tolist(), split_chains(table["text"].iloc[rows].tolist(), writing, species), strict=True
     ):
-        encoded = model.encode(heavy, light, writing["species"])
+        encoded = model.encode(heavy, light, writing["species"], writing["chains"])
         passages += encoded
         owners += [i] * len(encoded)
     if passages:

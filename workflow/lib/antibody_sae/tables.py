@@ -448,7 +448,7 @@ def _paired(ordered: pd.DataFrame, topk: pd.DataFrame) -> tuple[float, float, st
 
 COMPLEXITY = {
     "n_concepts_mean": ("concepts", ".1f"),
-    "entropy_region_mean": ("nats of entropy over regions", ".2f"),
+    "entropy_region_mean": ("bits of entropy over regions", ".2f"),
     "entropy_residue_mean": ("over residues", ".2f"),
 }
 """Measures of how complex an activation pattern is, fixed before any run: what of tables/complexity.csv, its name."""
