@@ -45,8 +45,9 @@ from antibody_sae.sae import (
 if TYPE_CHECKING:
     from antibody_sae.models import AntibodyModel, Encoded
 
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-"""Of Adam (arXiv:1412.6980)."""
+BETA1, BETA2, EPSILON = 0.9, 0.95, 1e-8
+"""Of Adam (arXiv:1412.6980). Its usual 0.999 remembers the large gradients of the first steps for a thousand more, and
+that is all the steps that a run of this size has."""
 CHUNK = 8192
 """Rows read from a shard at a time."""
 WINDOW = 16
@@ -71,7 +72,7 @@ class Settings:
     """Tokens of training, in as many passes over the training split as it takes."""
     batch_size: int = 2048
     """Tokens of a step."""
-    learning_rate: float = 4e-3
+    learning_rate: float = 8e-3
     """Adam's, at its peak."""
     warmup: float = 0.05
     """Share of the run over which the learning rate rises linearly."""
