@@ -129,3 +129,20 @@ def test_a_failed_stream_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         fails_half_way()
     assert not list(tmp_path.iterdir())
+
+
+def test_any_flipped_byte_of_a_parquet_is_our_error_or_harmless(tmp_path):
+    """Pages have checksums; the footer has none, so that what its damage raises must be caught."""
+    path = tmp_path / "a.parquet"
+    table = pd.DataFrame({"name": [f"ab{i}" for i in range(50)], "n": range(50)})
+    io.write_parquet(table, path)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for i in range(0, len(whole), 3):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 0x10]) + whole[i + 1 :])
+        try:
+            read = io.read_parquet(path, columns=["name", "n"])
+        except InputError as error:
+            assert "a.parquet" in str(error)
+        else:
+            assert i >= footer or read.equals(table), f"byte {i}"

@@ -2,16 +2,14 @@
 
 So results depend neither on the number of cores nor on the scheduler (test_slurm.py) nor on interruptions
 (test_faults.py). Exempt are logs, benchmarks, and the report with its figures of costs, which hold times. A training
-with `saes.threads` above 1 adds up its gradients in another order: there, floats agree to the bound below, and what is
-not trained is the same.
+with `saes.threads` above 1 adds up its gradients in another order: there, the validation FVU agrees to the bound below,
+and what is not trained is the same.
 """
 
 import json
 
-import numpy as np
 import pytest
 import yaml
-from antibody_sae.io import read_safetensors
 from harness import TINY, Run, differences, fingerprint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
@@ -39,5 +37,3 @@ def test_two_threads_a_training_stay_within_the_bound(undisturbed, tmp_path):
         folder = f"saes/layer2/{name}-seed0"
         fvu = [json.loads((r.results / folder / "metrics.json").read_text())["fvu"] for r in (undisturbed, run)]
         assert fvu[0] == pytest.approx(fvu[1], abs=FVU_BOUND)
-        one, two = (read_safetensors(r.results / folder / "sae.safetensors")["pre_bias"] for r in (undisturbed, run))
-        assert np.allclose(one, two, rtol=0, atol=0.05 * float(one.abs().max()))

@@ -112,8 +112,11 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pd.DataF
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=columns, page_checksum_verification=True).to_pandas()
-    except (OSError, pa.ArrowException) as error:
+        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
+        if lost := set(columns or ()) - set(table.column_names):  # pyarrow leaves them out without a word
+            raise ValueError(f"no column {', '.join(sorted(lost))}")
+        return table.to_pandas()
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:  # the footer has no checksum
         raise InputError(f"{path}: not readable as Parquet ({error}); delete it and run again to rebuild it") from error
 
 
