@@ -451,7 +451,8 @@ COMPLEXITY = {
     "entropy_region_mean": ("bits of entropy over regions", ".2f"),
     "entropy_residue_mean": ("over residues", ".2f"),
 }
-"""Measures of how complex an activation pattern is, fixed before any run: what of tables/complexity.csv, its name."""
+"""Measures of how complex an activation pattern is, columns of tables/complexity.csv with their names. Chosen after the
+default run had been seen, where concepts pointed one way and entropies the other: a run of other seeds is the test."""
 
 
 def _complexity(run: Run) -> tuple[str, bool]:
