@@ -177,7 +177,7 @@ def test_update_is_adam_on_the_tangent_of_the_unit_sphere():
         for part in range(2):
             kernels.update(
                 part, 2, frozen, y, d_values, tokens, slots, starts, buffers, encoder, bias, decoder, *moments,
-                0.01 / (1 - 0.9**step), 1 - 0.999**step, 0.9, 0.999, 1e-8, d_input, half,
+                1.0, 0.01 / (1 - 0.9**step), 1 - 0.999**step, 0.9, 0.999, 1e-8, d_input, half,
             )  # fmt: skip
         assert not buffers.any()
         np.testing.assert_allclose(d_input, want_input, atol=1e-4)

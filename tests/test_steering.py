@@ -271,18 +271,21 @@ def test_two_proportions_keeps_its_level_and_agrees_with_scipy():
     assert effects.two_proportions(0, 50, 0, 70) == 1.0
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.08])
-def test_beyond_controls_keeps_its_level_when_any_push_moves_the_rate(spread):
-    """The arm is one more random direction: it may be called different in 5 % of the cases, however they spread."""
+@pytest.mark.parametrize("n", [160, 512])
+@pytest.mark.parametrize("spread", [0.0, 0.03, 0.08])
+def test_beyond_controls_keeps_its_level_when_any_push_moves_the_rate(spread, n):
+    """The arm is one more random direction: it may be called different in 5 % (1 %) of the cases, however they spread
+    and however many more sequences it holds than the controls."""
     rng = np.random.default_rng(3)
-    called, powerful = [], []
-    for _ in range(600):
-        rates = np.clip(0.35 + spread * rng.standard_normal(17), 0.02, 0.98)
-        hits = rng.binomial(160, rates)
-        controls = pd.DataFrame({"rate": hits[:16] / 160, "n": 160, "norm": 3.0, "baseline": 0.35})
-        called.append(effects.beyond_controls(hits[16] / 160, 160, 3.0, controls, 1.0) < 0.05)
-        powerful.append(effects.beyond_controls(0.75, 160, 3.0, controls, 1.0) < 0.05)
-    assert 0.02 < np.mean(called) < 0.09
+    p, powerful = [], []
+    for _ in range(1000):
+        rates = np.clip(0.35 + spread * rng.standard_normal(33), 0.02, 0.98)
+        controls = pd.DataFrame({"rate": rng.binomial(40, rates[:32]) / 40, "n": 40, "norm": 3.0, "baseline": 0.35})
+        p.append(effects.beyond_controls(rng.binomial(n, rates[32]) / n, n, 3.0, controls, 1.0))
+        powerful.append(effects.beyond_controls(0.75, n, 3.0, controls, 1.0) < 0.01)
+    assert np.mean(np.array(p) < 0.05) < 0.065
+    assert np.mean(np.array(p) < 0.01) < 0.02
+    assert np.mean(np.array(p) < 0.5) > 0.4, "not by never calling anything"
     assert np.mean(powerful) > 0.95
 
 

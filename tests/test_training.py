@@ -74,7 +74,7 @@ def same(one, other) -> bool:
 # -- one step ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss", ["mean", "fvu"])
+@pytest.mark.parametrize("loss", ["log", "mean", "fvu"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_kernels_and_torch_take_the_same_steps(architecture, loss):
     """The GPU's path, here on the CPU, against the kernels: AuxK, sweeping, annealing and all."""
@@ -101,6 +101,33 @@ def test_kernels_and_torch_take_the_same_steps(architecture, loss):
     np.testing.assert_array_equal(ours.silence, reference.silence)
     for name, value in ours.parameters.items():
         torch.testing.assert_close(value, reference.parameters[name], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_step_follows_the_gradient_of_the_log_of_the_loss(architecture):
+    """Adam's first moment after one step is 0.1 of the gradient of log(loss) + AuxK, here by float64 autograd."""
+    x, dead = data(64), np.arange(10, 30)
+    settings = Settings(**SMALL, architecture=architecture, aux_k=3, k_warmup=0.0, encoder_dtype="float32")
+    trainer = Trainer(settings, x, 1.3, seed=1)
+    trainer.silence[dead] = 1000
+    leaf = {name: value.double().clone().requires_grad_() for name, value in trainer.parameters.items()}
+    trainer.step(x)
+
+    y = x.double() / 1.3 - leaf["pre_bias"]
+    hidden = y @ leaf["encoder"].T + leaf["bias"]
+    code = hidden.relu() * torch.zeros_like(hidden).scatter(1, hidden.topk(settings.k).indices, 1.0)
+    p = -np.diff(np.r_[settings.survival(), 0.0])
+    loss = sum(p[i] * (y - code[:, : i + 1] @ leaf["decoder"][: i + 1]).square().sum() for i in range(len(p)))
+    residual = (y - code @ leaf["decoder"]).detach()
+    few = torch.zeros_like(hidden).scatter_(1, torch.tensor(dead)[hidden[:, dead].topk(3).indices], 1.0)
+    aux = (residual - (hidden.relu() * few) @ leaf["decoder"]).square().sum() / residual.square().sum()
+    (torch.log(loss) + settings.aux_weight * aux).backward()
+    want = {name: value.grad for name, value in leaf.items()}
+    decoder = leaf["decoder"].detach()
+    want["decoder"] -= (want["decoder"] * decoder).sum(1, keepdim=True) * decoder
+    for name, gradient in want.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(trainer.first[name].double() / 0.1, gradient, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -27,7 +27,7 @@ LAWS: dict[str, dict[str, Any]] = {
     "topk": {"architecture": "topk"},
     "matryoshka": {"architecture": "matryoshka"},
     "harmonic .75": {},
-    "harmonic .75, sorted": {"sort_every": 50},
+    "harmonic .75, unsorted": {"sort_every": 0},
     "harmonic .5": {"full_mass": 0.5},
     "harmonic 0": {"full_mass": 0.0},
     "zipf .3 .5": {"law": "zipf", "exponent": 0.3, "full_mass": 0.5},
@@ -35,7 +35,8 @@ LAWS: dict[str, dict[str, Any]] = {
     "uniform .5": {"law": "uniform", "full_mass": 0.5},
     "uniform 0": {"law": "uniform", "full_mass": 0.0},
 }
-"""Ordered where no architecture is named; the last number is the share of the law put on the full code."""
+"""Ordered where no architecture is named, sorted every 50 steps unless it says otherwise; the last number is the share
+of the law put on the full code."""
 PREFIXES = (64, 256)
 
 

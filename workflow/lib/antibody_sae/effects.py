@@ -1,7 +1,7 @@
 """Did an intervention do more than chance and more than any push of its size? The statistics of steering.
 
 Rates are shares of the numbered sequences. An arm counts against no steering (two-proportion test), against random
-directions of the same length (`beyond_controls`), and only while its sequences stay acceptable.
+latents or directions of the same length (`beyond_controls`), and only while its sequences stay acceptable.
 """
 
 from __future__ import annotations
@@ -46,29 +46,35 @@ def two_proportions(hits: Any, n: Any, hits0: Any, n0: Any) -> np.ndarray:
 
 
 def beyond_controls(rate: float, n: int, norm: float, controls: pd.DataFrame, sign: float) -> float:
-    """One-sided p that an arm moves a concept further in the direction `sign` than a random direction of its length.
+    """One-sided p that an arm moves a concept further in the direction `sign` than a random arm of its length.
 
     `controls` (columns rate, n, norm) are random arms; those whose length is nearest (in ratio) are used. On the scale
-    of arcsin sqrt(rate), where the sampling variance is 1/(4n), the arm is compared with the controls' mean by the
-    prediction interval of Student's t. Where the arm's vector is longer than theirs, their spread beyond sampling and
-    their mean shift count in proportion to the length, as effects grow; nan with fewer than 3 controls.
+    of arcsin sqrt(rate), where the sampling variance is 1/(4n), the arm is held against one more draw from them, at its
+    own n. How far they spread beyond their sampling is itself uncertain, and small m or small n may hide it: p is the
+    mean over the fiducial distribution of their variance, (m - 1) s^2 / chi^2 with m - 1 degrees (Fisher; for mixed
+    models Weerahandi 1995, ISBN 978-1-4612-0825-9). Where the arm's vector is longer than theirs, their spread beyond
+    sampling and their mean shift count in proportion to the length, as effects grow; nan with fewer than 3 controls.
     """
     if len(controls) < 3 or n == 0 or not np.isfinite(norm):
         return float("nan")
     ratio = np.abs(np.log(controls["norm"].to_numpy() / max(norm, 1e-12)))
     near = controls[ratio <= ratio.min() + 1e-3]
-    if len(near) < 3:
+    m = len(near)
+    if m < 3:
         return float("nan")
     scale = max(1.0, norm / float(near["norm"].mean()))
     x = np.arcsin(np.sqrt(near["rate"].to_numpy()))
-    sampling = 1 / (4 * near["n"].mean())
-    spread = max(x.var(ddof=1) - sampling, 0.0) * scale**2
+    sampling = float((1 / (4 * near["n"])).mean())
+    spread = np.maximum((m - 1) * x.var(ddof=1) / stats.chi2.ppf(_QUANTILES, m - 1) - sampling, 0.0)
     centre = x.mean()
     if "baseline" in near:
         base = np.arcsin(np.sqrt(near["baseline"].iloc[0]))
         centre = base + (centre - base) * scale
-    error = np.sqrt(1 / (4 * n) + spread + (spread + sampling) / len(x))
-    return float(stats.t.sf(sign * (np.arcsin(np.sqrt(rate)) - centre) / error, len(x) - 1))
+    error = np.sqrt(1 / (4 * n) + spread * scale**2 + (spread + sampling) * scale**2 / m)
+    return float(stats.norm.sf(sign * (np.arcsin(np.sqrt(rate)) - centre) / error).mean())
+
+
+_QUANTILES = (np.arange(400) + 0.5) / 400
 
 
 def measure(rows: pd.DataFrame) -> pd.DataFrame:
@@ -95,6 +101,8 @@ def measure(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 RANDOM = ("random_latent", "random_direction")
+LATENTS = ("latent", "matched_latent")
+"""Kinds that are held against random latents of the same SAE; the others are held against random directions."""
 
 
 def effects(
@@ -104,10 +112,11 @@ def effects(
     """(effects, side effects) of an SAE's arms, the layer's controls among them.
 
     effects: an arm by target it was chosen for (every target for random arms and none). `p_value`: two-proportion test
-    against no steering, `q_value`: Benjamini-Hochberg over the file's arms. `p_control`, `q_control`: against random
-    directions of this length (`beyond_controls`). `steerable`: both q below 0.05, moved in the direction of the
-    strength's sign, and `acceptable`: at least 95 % numbered, perplexity at most `perplexity_bound` times the unsteered
-    sequences'. `f1` and `r` are the latent's test associations with the target (`tested`).
+    against no steering, `q_value`: Benjamini-Hochberg over the file's arms. `p_control`, `q_control`: a latent against
+    random latents of its SAE, any other vector against random directions, of this length (`beyond_controls`).
+    `steerable`: both q below 0.05, moved in the direction of the strength's sign, and `acceptable`: at least 95 %
+    numbered, perplexity at most `perplexity_bound` times the unsteered sequences'. `f1` and `r` are the latent's test
+    associations with the target (`tested`).
     side effects: every arm by every concept.
     """
     parts = [
@@ -131,7 +140,9 @@ def effects(
     rows = []
     for target in tested["concept"].drop_duplicates():
         table = side[target]
-        random = table.assign(baseline=table["baseline_rate"], n=table["n_valid"])[arms["kind"].isin(RANDOM)]
+        random = table.assign(baseline=table["baseline_rate"], n=table["n_valid"])
+        columns = ["rate", "n", "norm", "baseline"]
+        random_latents, random_directions = (random.loc[arms["kind"] == kind, columns].dropna() for kind in RANDOM)
         mine = everywhere | np.array([any(t == target for t, _ in why) for why in reasons])
         table = table.assign(
             selected_by=[";".join(c for t, c in why if t == target and c not in ("nan", "None")) for why in reasons]
@@ -140,8 +151,10 @@ def effects(
         table = table[mine].copy()
         sign = np.where(table["strength"].fillna(1) < 0, -1.0, 1.0)
         p = [
-            beyond_controls(rate, n, norm, random[["rate", "n", "norm", "baseline"]].dropna(), s)
-            for rate, n, norm, s in zip(table["rate"], table["n_valid"], table["norm"], sign, strict=True)
+            beyond_controls(rate, n, norm, random_latents if kind in LATENTS else random_directions, s)
+            for kind, rate, n, norm, s in zip(
+                table["kind"], table["rate"], table["n_valid"], table["norm"], sign, strict=True
+            )
         ]
         table["p_control"] = np.where(table["kind"].isin([*RANDOM, "none"]), np.nan, p)
         rows.append(table.assign(moved=table["delta"] * sign))

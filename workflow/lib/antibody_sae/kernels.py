@@ -304,14 +304,18 @@ def gradients(y, d_values, tokens, slots, starts, buffers, encoder, d_encoder, d
 
 
 @_jit
-def adam(parameter, gradient, first, second, rate, correction, beta1, beta2, epsilon):
-    """One Adam step (arXiv:1412.6980, algorithm 1) in place; correction = 1 - beta2^step, rate holds 1 - beta1^step."""
+def adam(parameter, gradient, unit, first, second, rate, correction, beta1, beta2, epsilon):
+    """One Adam step (arXiv:1412.6980, algorithm 1) in place, on unit * gradient.
+
+    correction = 1 - beta2^step; rate holds 1 - beta1^step.
+    """
     keep1, keep2 = parameter.dtype.type(beta1), parameter.dtype.type(beta2)
     new1, new2 = parameter.dtype.type(1 - beta1), parameter.dtype.type(1 - beta2)
     scale = parameter.dtype.type(1 / np.sqrt(correction))
     rate, epsilon = parameter.dtype.type(rate), parameter.dtype.type(epsilon)
+    unit = parameter.dtype.type(unit)
     for c in range(parameter.shape[0]):
-        g = gradient[c]
+        g = unit * gradient[c]
         m = keep1 * first[c] + new1 * g
         v = keep2 * second[c] + new2 * g * g
         first[c] = m
@@ -323,9 +327,9 @@ def adam(parameter, gradient, first, second, rate, correction, beta1, beta2, eps
 def update(
     part, parts, frozen, y, d_values, tokens, slots, starts, buffers, encoder, bias, decoder,
     encoder_first, encoder_second, bias_first, bias_second, decoder_first, decoder_second,
-    rate, correction, beta1, beta2, epsilon, d_input, half,
+    unit, rate, correction, beta1, beta2, epsilon, d_input, half,
 ):  # fmt: skip
-    """Gradients and Adam step of latents part, part + parts, ...: each row's gradient lives in cache only.
+    """Gradients, times `unit`, and Adam step of latents part, part + parts, ...: a row's gradient lives in cache only.
 
     A decoder row loses the gradient's part along itself, and is scaled back to unit norm after the step (as in
     arXiv:2406.04093). Latents below `frozen` keep their weights. `buffers` [threads, K, d] are summed and zeroed.
@@ -343,8 +347,8 @@ def update(
         for c in range(d):
             d_input[c] += through * row[c]
         if i >= frozen:
-            adam(row, gradient, encoder_first[i], encoder_second[i], rate, correction, beta1, beta2, epsilon)
-            adam(bias[i : i + 1], scalar, bias_first[i : i + 1], bias_second[i : i + 1],
+            adam(row, gradient, unit, encoder_first[i], encoder_second[i], rate, correction, beta1, beta2, epsilon)
+            adam(bias[i : i + 1], scalar, unit, bias_first[i : i + 1], bias_second[i : i + 1],
                  rate, correction, beta1, beta2, epsilon)  # fmt: skip
         row = decoder[i]
         for c in range(d):
@@ -360,7 +364,7 @@ def update(
                 along += gradient[c] * row[c]
             for c in range(d):
                 gradient[c] -= along * row[c]
-            adam(row, gradient, decoder_first[i], decoder_second[i], rate, correction, beta1, beta2, epsilon)
+            adam(row, gradient, unit, decoder_first[i], decoder_second[i], rate, correction, beta1, beta2, epsilon)
             norm = number(0)
             for c in range(d):
                 norm += row[c] * row[c]

@@ -72,7 +72,7 @@ class Settings:
     """Tokens of training, in as many passes over the training split as it takes."""
     batch_size: int = 2048
     """Tokens of a step."""
-    learning_rate: float = 8e-3
+    learning_rate: float = 6e-3
     """Adam's, at its peak."""
     warmup: float = 0.05
     """Share of the run over which the learning rate rises linearly."""
@@ -90,7 +90,7 @@ class Settings:
     """Share of the prefix law that is put on the full code."""
     groups: int = 5
     """Nested groups of the Matryoshka SAE."""
-    sort_every: int = 0
+    sort_every: int = 50
     """Ordered: steps after which the latents are put in order of their energy (sum of squared values since the last
     time); 0: never. A permutation leaves the full reconstruction alone, and gradients hardly ever find one."""
     sweep: float = 0.0
@@ -103,8 +103,10 @@ class Settings:
     """Tokens without activity after which a latent counts as dead."""
     pre_bias: str = "geometric_median"
     """Start of the bias that is taken from the activations: geometric_median or mean of a sample of all shards."""
-    loss: str = "mean"
-    """mean: squared error over the store's variance; fvu: over the batch's own variance."""
+    loss: str = "log"
+    """What is minimised: log, the logarithm of the batch's prefix-weighted error (so that Adam's moments do not hold
+    the large gradients of the first steps against the later ones); mean, that error over the store's variance; fvu,
+    over the batch's own variance."""
     encoder_dtype: str = "auto"
     """Of the product that chooses the active latents: float32, bfloat16, or auto (bfloat16 where the processor
     multiplies it in hardware). The values of the active latents are float32 in any case."""
@@ -120,7 +122,7 @@ class Settings:
             "architecture": ARCHITECTURES,
             "law": LAWS,
             "pre_bias": ("geometric_median", "mean"),
-            "loss": ("mean", "fvu"),
+            "loss": ("log", "mean", "fvu"),
             "encoder_dtype": ("auto", "float32", "bfloat16"),
         }
         for key, allowed in choices.items():
@@ -304,6 +306,10 @@ class Trainer:
         t = self.position + 1
         return self.settings.rate_at(self.position) / (1 - BETA1**t), 1 - BETA2**t
 
+    def _unit(self, loss: float) -> float:
+        """What the gradients of the loss are multiplied by: d log(loss) = d loss / loss."""
+        return 1 / max(loss, 1e-30) if self.settings.loss == "log" else 1.0
+
     def _prepare_cpu(self) -> None:
         latents, d = self.parameters["encoder"].shape
         self._numpy = {k: v.numpy() for k, v in self.parameters.items()}
@@ -361,7 +367,7 @@ class Trainer:
             return sums
 
         loss, full = map(float, np.sum(self._each_thread(main), axis=0))
-        aux = 0.0
+        unit, aux = self._unit(loss * weight), 0.0
         if columns > k:
             # AuxK (arXiv:2406.04093, A.2): dead latents reconstruct what is left, which is held fixed
             ones, nowhere = np.ones_like(self._survival), np.zeros((self.threads, d), dtype=np.float32)
@@ -371,7 +377,7 @@ class Trainer:
                 for tile in tiles(thread):
                     left += kernels.walk(
                         residual[tile], p["decoder"], ones, indices[tile], values[tile], k, columns,
-                        self.settings.aux_weight / max(full, 1e-30), d_values[tile], self._buffers[thread],
+                        self.settings.aux_weight / max(full, 1e-30) / unit, d_values[tile], self._buffers[thread],
                         nowhere[thread], np.empty_like(target[tile]),
                     )[1]  # fmt: skip
                 return left
@@ -389,12 +395,12 @@ class Trainer:
                 self._numpy_first["encoder"], self._numpy_second["encoder"],
                 self._numpy_first["bias"], self._numpy_second["bias"],
                 self._numpy_first["decoder"], self._numpy_second["decoder"],
-                rate, correction, BETA1, BETA2, EPSILON, d_inputs[thread], self._half_bits,
+                unit, rate, correction, BETA1, BETA2, EPSILON, d_inputs[thread], self._half_bits,
             )  # fmt: skip
 
         self._each_thread(change)
         kernels.adam(
-            p["pre_bias"], d_targets.sum(0) - d_inputs.sum(0), self._numpy_first["pre_bias"],
+            p["pre_bias"], d_targets.sum(0) - d_inputs.sum(0), unit, self._numpy_first["pre_bias"],
             self._numpy_second["pre_bias"], rate, correction, BETA1, BETA2, EPSILON,
         )  # fmt: skip
         return loss, full, aux
@@ -409,7 +415,7 @@ class Trainer:
         values = self._values(y, indices)
         weights = torch.from_numpy(self._survival).to(y.device)
         loss, full, residual = self._walk(y, y, indices, values, weights, weight, g)
-        aux = 0.0
+        unit, aux = self._unit(loss * weight), 0.0
         if len(dead) and self.settings.aux_k:
             allowed = torch.from_numpy(dead).to(y.device)
             some = allowed[select(hidden[:, allowed], min(self.settings.aux_k, len(dead)))]
@@ -420,7 +426,7 @@ class Trainer:
                 some,
                 self._values(y, some),
                 torch.ones_like(weights),
-                self.settings.aux_weight / scale,
+                self.settings.aux_weight / scale / unit,
                 target,
             )
             aux = left / scale
@@ -436,8 +442,9 @@ class Trainer:
         for name, value in p.items():
             rows = slice(0 if name == "pre_bias" else frozen, None)
             m, v = self.first[name][rows], self.second[name][rows]
-            m.lerp_(g[name][rows], 1 - BETA1)
-            v.mul_(BETA2).addcmul_(g[name][rows], g[name][rows], value=1 - BETA2)
+            gradient = unit * g[name][rows]
+            m.lerp_(gradient, 1 - BETA1)
+            v.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
             value[rows] -= rate * m / ((v / correction).sqrt() + EPSILON)
         p["decoder"][frozen:] /= p["decoder"][frozen:].norm(dim=1, keepdim=True)
         return loss, full, aux
