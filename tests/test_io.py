@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 
 import pandas as pd
 import pyarrow as pa
@@ -132,20 +133,21 @@ def test_a_failed_stream_leaves_nothing(tmp_path):
 
 
 def test_any_flipped_byte_of_a_parquet_is_our_error_or_harmless(tmp_path):
-    """Pages have checksums; the footer has none, so that what its damage raises must be caught."""
+    """Pages have Parquet's checksums, the footer has ours: whatever is read after a flip is what was written."""
     path = tmp_path / "a.parquet"
     table = pd.DataFrame({"name": [f"ab{i}" for i in range(50)], "n": range(50)})
     io.write_parquet(table, path)
     whole = path.read_bytes()
-    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
     said = []
-    for i in range(0, len(whole), 3):
+    for i in range(2, len(whole), 3):
         path.write_bytes(whole[:i] + bytes([whole[i] ^ 0x10]) + whole[i + 1 :])
         try:
             read = io.read_parquet(path, columns=["name", "n"])
         except InputError as error:
             said.append(str(error))
         else:
-            assert i >= footer or read.equals(table), f"byte {i}"
-    assert said
+            assert read.equals(table), f"byte {i}"
+        with suppress(InputError):
+            assert pa.concat_tables(io.parquet_batches(path)).to_pandas().equals(table), f"byte {i}"
+    assert len(said) > 0.9 * len(whole), "few bytes do not matter"
     assert all("a.parquet" in message for message in said)

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -95,8 +96,34 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path}: not readable as JSON ({error}); delete it and run again to rebuild it") from error
 
 
+_SEAL = b"seal"
+
+
+def _seal(part: Path) -> None:
+    """Put a checksum of the footer, for which Parquet has none, between the pages and it, where no reader looks."""
+    with open(part, "rb+") as handle:
+        handle.seek(-8, os.SEEK_END)
+        footer = int.from_bytes(handle.read(4), "little") + 8
+        handle.seek(-footer, os.SEEK_END)
+        tail = handle.read()
+        handle.seek(-footer, os.SEEK_END)
+        handle.write(_SEAL + zlib.crc32(tail).to_bytes(4, "little") + tail)
+
+
+def _check_seal(path: str | Path) -> None:
+    """Raise ValueError where the footer is not what `_seal` saw; other writers' files have no seal, and pass."""
+    with open(path, "rb") as handle:
+        size = handle.seek(0, os.SEEK_END)
+        handle.seek(-8, os.SEEK_END)
+        tail = min(int.from_bytes(handle.read(4), "little") + 16, size)
+        handle.seek(-tail, os.SEEK_END)
+        seal = handle.read(8)
+        if seal[:4] == _SEAL and zlib.crc32(handle.read()) != int.from_bytes(seal[4:], "little"):
+            raise ValueError("its footer does not have its checksum")
+
+
 def write_parquet(table: pd.DataFrame | pa.Table, path: str | Path) -> None:
-    """Write a table with page checksums, so that a flipped byte is found when it is read."""
+    """Write a table with checksums of pages and footer, so that a flipped byte is found when it is read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -104,6 +131,7 @@ def write_parquet(table: pd.DataFrame | pa.Table, path: str | Path) -> None:
         table = pa.Table.from_pandas(table, preserve_index=False)
     with atomic(path) as part:
         pq.write_table(table, part, compression="zstd", write_page_checksum=True)
+        _seal(part)
 
 
 def read_parquet(path: str | Path, columns: list[str] | None = None) -> pd.DataFrame:
@@ -112,21 +140,24 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pd.DataF
     import pyarrow.parquet as pq
 
     try:
+        _check_seal(path)
         table = pq.read_table(path, columns=columns, page_checksum_verification=True)
         if lost := set(columns or ()) - set(table.column_names):  # pyarrow leaves them out without a word
             raise ValueError(f"no column {', '.join(sorted(lost))}")
         return table.to_pandas()
-    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:  # the footer has no checksum
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: not readable as Parquet ({error}); delete it and run again to rebuild it") from error
 
 
 @contextmanager
 def parquet_writer(path: str | Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
-    """A writer for tables too large for memory: `write_table` once a row group, with page checksums."""
+    """A writer for tables too large for memory: `write_table` once a row group, with checksums."""
     import pyarrow.parquet as pq
 
-    with atomic(path) as part, pq.ParquetWriter(part, schema, compression="zstd", write_page_checksum=True) as writer:
-        yield writer
+    with atomic(path) as part:
+        with pq.ParquetWriter(part, schema, compression="zstd", write_page_checksum=True) as writer:
+            yield writer
+        _seal(part)
 
 
 def parquet_batches(
@@ -137,6 +168,7 @@ def parquet_batches(
     import pyarrow.parquet as pq
 
     try:
+        _check_seal(path)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             stop = file.metadata.num_rows if stop is None else stop
             first = 0  # row number of the row group's first row
@@ -151,8 +183,10 @@ def parquet_batches(
                         offset += batch.num_rows
                         if part.num_rows:
                             yield pa.Table.from_batches([part])
+                    if offset != size:  # the header of a page has no checksum
+                        raise ValueError(f"{offset} of {size} rows")
                 first += size
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, ValueError) as error:
         raise InputError(f"{path}: not readable as Parquet ({error}); delete it and run again to rebuild it") from error
 
 
