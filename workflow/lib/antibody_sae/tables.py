@@ -374,12 +374,15 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
             parts.append(f"{rho['rho']:+.2f} [{rho['low']:+.2f}, {rho['high']:+.2f}] for {title(architecture)}")
     text = (
         f"Of the {n} latents chosen for the best F1 or r (median F1 {chosen['f1'].median():.2f}), {moved} "
-        f"{'moves its' if moved == 1 else 'move their'} concept further than random directions of the same length do."
+        f"{'moves its' if moved == 1 else 'move their'} concept further than random latents of the same length do."
     )
     other = table[table["selected_by"].isin(["output_score", "decoder_alignment"]) & table["latent"].notna()]
     other = other.drop_duplicates(["layer", "sae", "seed", "concept", "latent"])
     if len(other):
         text += f" Of the {len(other)} chosen by output score or decoder alignment, {int(other['steerable'].sum())} do."
+    twins = table[(table["selected_by"] == "matched_latent") & table["latent"].notna()]
+    if len(twins):
+        text += f" So do {int(twins['steerable'].sum())} of {len(twins)} matched latents, which have nothing to do with it."
     if parts:
         text += f" Spearman's correlation of F1 with the change is {joined(parts)}."
     possible = bool(table["steerable"].any())
@@ -433,8 +436,8 @@ def orderedness(run: Run) -> dict[str, str]:
 def _paired(ordered: pd.DataFrame, topk: pd.DataFrame) -> tuple[float, float, str]:
     """95 % t interval of the mean difference in the targets' largest changes, Ordered minus TopK; and its sentence."""
     keys = ["layer", "seed", "concept"]
-    pairs = ordered.merge(topk, on=keys, suffixes=("", "_topk"))
-    difference = (pairs["delta"] - pairs["delta_topk"]).dropna().to_numpy(float)
+    means = [table.groupby(keys)["delta"].mean() for table in (ordered, topk)]  # where a type has several SAEs
+    difference = (means[0] - means[1]).dropna().to_numpy(float)
     if len(difference) < 2:
         return -math.inf, math.inf, ""
     mean, error = difference.mean(), float(stats.sem(difference))
