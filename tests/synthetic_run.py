@@ -313,8 +313,8 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
             }
             for one, frame in ((table, frames), (side, sides), (tested, testeds)):
                 frame.append(one.assign(**about))
-    criteria = effects.by_criterion(pd.concat(frames, ignore_index=True))
+    every = [pd.concat(parts, ignore_index=True) for parts in (frames, sides, testeds)]
+    criteria = effects.by_criterion(every[0])
     criteria.to_csv(run.folder / "tables/steering_by_criterion.csv", index=False)
     effects.mapping_table(criteria).to_csv(run.folder / "tables/mapping_vs_steering.csv", index=False)
-    claims = effects.claims(criteria, pd.concat(sides, ignore_index=True), pd.concat(testeds, ignore_index=True))
-    write_json(claims, run.folder / "tables/claims.json")
+    write_json(effects.claims(criteria, *every), run.folder / "tables/claims.json")

@@ -165,7 +165,9 @@ def test_tables_put_association_beside_effect(compared):
     assert row["steered_latent"] == 0
     assert {"f1", "r", "output_score"} <= set(row["steerable_by"].split(";"))
     assert row["random_low"] <= row["random_high"] < row["steered_delta"]
-    claims = effects.claims(criteria, compared["side"].assign(**about), compared["tested"].assign(**about))
+    claims = effects.claims(criteria, *(compared[name].assign(**about) for name in ("effects", "side", "tested")))
+    assert claims["ordered"]["chance"]["arms"] >= 8
+    assert claims["ordered"]["chance"]["passed"] <= 2
     assert claims["ordered"]["by_criterion"]["output_score"]["share"] == 1.0
     assert -1 <= claims["ordered"]["spearman_r"]["low"] <= claims["ordered"]["spearman_r"]["high"] <= 1
 

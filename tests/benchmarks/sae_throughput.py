@@ -30,6 +30,7 @@ warnings.filterwarnings("ignore")
 os.environ.setdefault("WANDB_MODE", "disabled")
 Step = Callable[[Tensor], Any]
 FRACTIONS = [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
+RATES = (1 / 4, 1 / 2, 1, 4 / 3)
 
 
 def load(folder: Path, d: int, n: int = 200_000) -> Tensor:
@@ -193,7 +194,7 @@ def prefixes(folder: Path) -> dict[str, Any]:
 
 def quality(folder: Path, latents: int, k: int, batch: int, steps: int) -> dict[str, float]:
     """FVU on held-out rows after `steps` steps of each TopK and Matryoshka contestant: same batches, same schedule, the
-    peers at their own learning rate, at ours, and at half of ours."""
+    peers at their own learning rate and at RATES of ours."""
     x = load(folder, 512)
     block = torch.arange(len(x)) // 1000 % 5 == 0
     x, held_out = x[~block], x[block]
@@ -210,7 +211,7 @@ def quality(folder: Path, latents: int, k: int, batch: int, steps: int) -> dict[
 
             contestants[f"{name} {dtype}"] = trainer.step, reconstruct
     for name in ("topk", "matryoshka"):
-        for rate in (None, Settings.learning_rate / 2, Settings.learning_rate):
+        for rate in (None, *(Settings.learning_rate * share for share in RATES)):
             shape = (name, 512, latents, k, batch, steps, rate)
             contestants[f"dictionary_learning {name} {rate or 'own rate'}"] = dictionary_learning(*shape)
             contestants[f"saelens {name} {rate or 'own rate'}"] = saelens(*shape)

@@ -16,12 +16,13 @@ def stacked(paths: list[str]) -> pd.DataFrame:
 
 
 with job(snakemake):
-    criteria = effects.by_criterion(stacked(snakemake.input.effects))
-    figures = effects.claims(criteria, stacked(snakemake.input.side_effects), stacked(snakemake.input.tested))
-    for table, path in (
+    table = stacked(snakemake.input.effects)
+    criteria = effects.by_criterion(table)
+    figures = effects.claims(criteria, table, stacked(snakemake.input.side_effects), stacked(snakemake.input.tested))
+    for one, path in (
         (effects.mapping_table(criteria), snakemake.output.mapping),
         (criteria, snakemake.output.criteria),
     ):
         with atomic(path) as part:
-            table.to_csv(part, index=False)
+            one.to_csv(part, index=False)
     write_json(figures, snakemake.output.claims)

@@ -101,7 +101,7 @@ def measure(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 RANDOM = ("random_latent", "random_direction")
-LATENTS = ("latent", "matched_latent")
+LATENTS = ("latent", "matched_latent", "random_latent")
 """Kinds that are held against random latents of the same SAE; the others are held against random directions."""
 
 
@@ -113,7 +113,8 @@ def effects(
 
     effects: an arm by target it was chosen for (every target for random arms and none). `p_value`: two-proportion test
     against no steering, `q_value`: Benjamini-Hochberg over the file's arms. `p_control`, `q_control`: a latent against
-    random latents of its SAE, any other vector against random directions, of this length (`beyond_controls`).
+    random latents of its SAE, any other vector against random directions, of this length (`beyond_controls`); a random
+    arm against the others of its kind, which shows how often chance passes, and stays out of `q_control`.
     `steerable`: both q below 0.05, moved in the direction of the strength's sign, and `acceptable`: at least 95 %
     numbered, perplexity at most `perplexity_bound` times the unsteered sequences'. `f1` and `r` are the latent's test
     associations with the target (`tested`).
@@ -142,7 +143,7 @@ def effects(
         table = side[target]
         random = table.assign(baseline=table["baseline_rate"], n=table["n_valid"])
         columns = ["rate", "n", "norm", "baseline"]
-        random_latents, random_directions = (random.loc[arms["kind"] == kind, columns].dropna() for kind in RANDOM)
+        pools = {kind: random.loc[arms["kind"] == kind, columns].dropna() for kind in RANDOM}
         mine = everywhere | np.array([any(t == target for t, _ in why) for why in reasons])
         table = table.assign(
             selected_by=[";".join(c for t, c in why if t == target and c not in ("nan", "None")) for why in reasons]
@@ -150,17 +151,17 @@ def effects(
         table["selected_by"] = table["selected_by"].where(table["selected_by"] != "", None)
         table = table[mine].copy()
         sign = np.where(table["strength"].fillna(1) < 0, -1.0, 1.0)
-        p = [
-            beyond_controls(rate, n, norm, random_latents if kind in LATENTS else random_directions, s)
-            for kind, rate, n, norm, s in zip(
-                table["kind"], table["rate"], table["n_valid"], table["norm"], sign, strict=True
+        table["p_control"] = [
+            beyond_controls(rate, n, norm, pools[RANDOM[kind not in LATENTS]].drop(arm, errors="ignore"), s)
+            for arm, kind, rate, n, norm, s in zip(
+                table.index, table["kind"], table["rate"], table["n_valid"], table["norm"], sign, strict=True
             )
         ]
-        table["p_control"] = np.where(table["kind"].isin([*RANDOM, "none"]), np.nan, p)
+        table.loc[table["kind"] == "none", "p_control"] = np.nan
         rows.append(table.assign(moved=table["delta"] * sign))
     table = pd.concat(rows, ignore_index=True)
     table["q_value"] = q_values(table["p_value"].where(table["kind"] != "none").to_numpy(float))
-    table["q_control"] = q_values(table["p_control"].to_numpy(float))
+    table["q_control"] = q_values(table["p_control"].where(~table["kind"].isin(RANDOM)).to_numpy(float))
     strong = (table["q_value"] < 0.05) & (table["q_control"] < 0.05) & (table["moved"] > 0)
     table["steerable"] = strong & table["acceptable"]
     figures = tested[["latent", "concept", "test_f1", "test_r"]].rename(columns={"test_f1": "f1", "test_r": "r"})
@@ -297,10 +298,11 @@ def spearman(
     }
 
 
-def claims(criteria: pd.DataFrame, side: pd.DataFrame, tested: pd.DataFrame) -> dict[str, Any]:
+def claims(criteria: pd.DataFrame, effects: pd.DataFrame, side: pd.DataFrame, tested: pd.DataFrame) -> dict[str, Any]:
     """The three claims in figures, by SAE type over concepts and seeds, for tables/claims.json.
 
-    `side`, `tested`: side effects and tested latents of several SAEs with columns sae, architecture, seed, layer.
+    `effects`, `side`, `tested`: of several SAEs, with columns sae, architecture, seed, layer. `chance`: share of random
+    latents beyond the others at p < 0.05, which is what the comparison with controls promises to keep near 0.05.
     Spearman's correlation is of association and |change| over all steered latents and targets at equal length (the
     longest of `norms`).
     """
@@ -318,6 +320,10 @@ def claims(criteria: pd.DataFrame, side: pd.DataFrame, tested: pd.DataFrame) -> 
                 "share": float(arms["steerable"].mean()), "share_low": float(low), "share_high": float(high),
                 "mean_delta": _mean(arms["delta"]), "mean_f1": _mean(arms["f1"]), "mean_r": _mean(arms["r"]),
             }  # fmt: skip
+        chance = effects[(effects["kind"] == "random_latent") & (effects["architecture"] == architecture)]["p_control"]
+        passed, n = int((chance < 0.05).sum()), int(chance.notna().sum())
+        low, high = wilson(passed, n)
+        entry["chance"] = {"arms": n, "passed": passed, "share_low": float(low), "share_high": float(high)}
         own = pairs[pairs["architecture"] == architecture]
         groups = own.groupby([*BRANCH, "latent"]).ngroup().to_numpy()
         for name in ("f1", "r"):

@@ -382,7 +382,13 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
         text += f" Of the {len(other)} chosen by output score or decoder alignment, {int(other['steerable'].sum())} do."
     twins = table[(table["selected_by"] == "matched_latent") & table["latent"].notna()]
     if len(twins):
-        text += f" So do {int(twins['steerable'].sum())} of {len(twins)} matched latents, which have nothing to do with it."
+        text += (
+            f" So do {int(twins['steerable'].sum())} of {len(twins)} matched latents, which have nothing to do with it."
+        )
+    chance = [entry["chance"] for entry in claims.values() if entry.get("chance", {}).get("arms")]
+    if chance:
+        passed, n = (sum(entry[key] for entry in chance) for key in ("passed", "arms"))
+        text += f" Held against each other, {passed} of {n} random latents pass at p < 0.05."
     if parts:
         text += f" Spearman's correlation of F1 with the change is {joined(parts)}."
     possible = bool(table["steerable"].any())
