@@ -140,7 +140,10 @@ def estimate(config: Mapping[str, Any], rates: Rates, cores: int, d_model: int) 
             sum(s["tokens"] for s in trained) / len(trained) * jobs / rates.trained,
             jobs * config["saes"]["threads"],
         ),
-        "steer": (steered(config) * (1 / rates.generated + 1 / rates.numbered), config["steering"]["chunks"]),
+        "steer": (  # each SAE's arms, and each layer's controls, in chunks
+            steered(config) * (1 / rates.generated + 1 / rates.numbered),
+            config["steering"]["chunks"] * (jobs + layers),
+        ),
     }
     if sequences["source"] != "generate":
         del work["generate"]
