@@ -44,6 +44,14 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/designs.smk"
 
 
+# A second or two of work on small tables, whatever the run's size: not worth a place in a cluster's queue.
+localrules:
+    designs,
+    steer_effects,
+    steer_tables,
+    tables,
+
+
 onstart:
     # what the run will take, measured here; too little disk ends it before any job (a cluster has jobs, not cores)
     side_by_side = workflow.resource_settings.cores or workflow.resource_settings.nodes or 1
