@@ -99,8 +99,12 @@ def _criteria(run, monkeypatch, rows):
 def test_selection_is_judged_only_where_something_steers(run, monkeypatch, by_f1, by_output, verdict):
     rows = [("TopK", "f1", f"j-gene=IGHJ{i}", by_f1) for i in range(4)]
     rows += [("TopK", "output_score", f"j-gene=IGHJ{i}", by_output) for i in range(4)]
-    finding = tables.selection(_criteria(run, monkeypatch, rows), {})
+    rows += [("TopK", "matched_latent", f"j-gene=IGHJ{i}", False) for i in range(4)]
+    claims = {"topk": {"chance": {"arms": 64, "passed": 3}}}
+    finding = tables.selection(_criteria(run, monkeypatch, rows), claims)
     assert finding["verdict"] == verdict
+    assert "So do 0 of 4 matched latents" in finding["text"]
+    assert "3 of 64 random latents pass" in finding["text"]
     assert f"Of the 4 latents chosen for the best F1 or r (median F1 0.90), {4 * by_f1} move" in finding["text"]
 
 
@@ -110,8 +114,11 @@ def test_selection_is_judged_only_where_something_steers(run, monkeypatch, by_f1
 def test_ordered_wins_only_beyond_chance(run, monkeypatch, ordered, topk, verdict):
     rows = [("Ordered", "any", f"v-gene={i}", i < ordered) for i in range(8)]
     rows += [("TopK", "any", f"v-gene={i}", i < topk) for i in range(8)]
+    rows += [("Ordered", "f1", f"v-gene={i}", i < 7) for i in range(8)]
+    rows += [("TopK", "f1", f"v-gene={i}", i < 2) for i in range(8)]
     finding = tables.orderedness(_criteria(run, monkeypatch, rows))
     assert finding["verdict"] == verdict
+    assert "the best F1 steers: 7 of 8 with Ordered and 2 of 8 with TopK" in finding["text"]
     assert f"{ordered} of 8 with Ordered and {topk} of 8 with TopK" in finding["text"]
     assert "+30 points [+20, +40]" in finding["text"]
     assert f"{tables.points((ordered - topk) * 0.3 / 8)} points [" in finding["text"]

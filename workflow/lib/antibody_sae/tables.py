@@ -18,6 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from antibody_sae.config import saes
+from antibody_sae.effects import wilson
 from antibody_sae.io import InputError, read_json, read_parquet
 
 TITLES = {"topk": "TopK", "ordered": "Ordered", "matryoshka": "Matryoshka"}
@@ -387,15 +388,20 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
         )
     chance = [entry["chance"] for entry in claims.values() if entry.get("chance", {}).get("arms")]
     if chance:
-        passed, n = (sum(entry[key] for entry in chance) for key in ("passed", "arms"))
-        text += f" Held against each other, {passed} of {n} random latents pass at p < 0.05."
+        passed, arms = (sum(entry[key] for entry in chance) for key in ("passed", "arms"))
+        text += f" Held against each other, {passed} of {arms} random latents pass at p < 0.05."
     if parts:
         text += f" Spearman's correlation of F1 with the change is {joined(parts)}."
     possible = bool(table["steerable"].any())
     if not possible:
         text += " No arm moved a target at all, the supervised directions included: this run cannot tell."
-    verdict = "undecided" if not possible else "confirmed" if moved / n < 0.5 else "not confirmed"
-    rule = "confirmed where under half of the latents with the best F1 or r are steerable, and something is"
+    high = float(wilson(moved, n)[1])
+    kept = moved / n >= GUARANTEE
+    verdict = "not confirmed" if kept else "confirmed" if possible and high < GUARANTEE else "undecided"
+    rule = (
+        f"confirmed where the 95% interval of the share of latents with the best F1 or r that are steerable (here up "
+        f"to {high:.0%}) stays below {GUARANTEE:.0%}, and something is steerable; not confirmed where it reaches that"
+    )
     return _finding(claim, verdict, text, rule)
 
 
@@ -418,7 +424,8 @@ def orderedness(run: Run) -> dict[str, str]:
             f"{arm['latent']:.0f}; random latents moved it by {points(arm['random_low'])} to "
             f"{points(arm['random_high'])}."
         )
-    low, high, text_of_change = _paired(by["ordered"], by["topk"])
+    low, high, text_of_change = _paired(by["ordered"], by["topk"], "largest change")
+    text_of_change += _by_association(run.criteria)
     measured, more = _complexity(run)
     hits = [(int(by[k]["steerable"].sum()), len(by[k])) for k in ("ordered", "topk")]
     p = stats.fisher_exact([[h, n - h] for h, n in hits]).pvalue
@@ -439,8 +446,21 @@ def orderedness(run: Run) -> dict[str, str]:
     return _finding(claim, verdict, text + text_of_change + measured, rule)
 
 
-def _paired(ordered: pd.DataFrame, topk: pd.DataFrame) -> tuple[float, float, str]:
-    """95 % t interval of the mean difference in the targets' largest changes, Ordered minus TopK; and its sentence."""
+def _by_association(criteria: pd.DataFrame) -> str:
+    """A sentence on the latents that a user would try first, those with the best F1 for their target."""
+    chosen = criteria[criteria["selected_by"] == "f1"] if len(criteria) else criteria
+    best = {kind: chosen[chosen["architecture"] == kind] for kind in chosen.get("architecture", pd.Series()).unique()}
+    if not {"topk", "ordered"} <= set(best):
+        return ""
+    parts = [f"{int(best[kind]['steerable'].sum())} of {len(best[kind])} with {title(kind)}" for kind in best]
+    return (
+        f" Targets that the latent with the best F1 steers: {joined(parts)}."
+        + _paired(best["ordered"], best["topk"], "change by that latent")[2]
+    )
+
+
+def _paired(ordered: pd.DataFrame, topk: pd.DataFrame, what: str) -> tuple[float, float, str]:
+    """95 % t interval of the mean difference in the targets' changes, Ordered minus TopK; and a sentence on `what`."""
     keys = ["layer", "seed", "concept"]
     means = [table.groupby(keys)["delta"].mean() for table in (ordered, topk)]  # where a type has several SAEs
     difference = (means[0] - means[1]).dropna().to_numpy(float)
@@ -449,11 +469,15 @@ def _paired(ordered: pd.DataFrame, topk: pd.DataFrame) -> tuple[float, float, st
     mean, error = difference.mean(), float(stats.sem(difference))
     reach = float(stats.t.ppf(0.975, len(difference) - 1)) * error
     text = (
-        f" Over the {len(difference)} targets and seeds, Ordered's largest change is {points(mean)} points "
+        f" Over the {len(difference)} targets and seeds, Ordered's {what} is {points(mean)} points "
         f"[{points(mean - reach)}, {points(mean + reach)}] beyond TopK's."
     )
     return mean - reach, mean + reach, text
 
+
+GUARANTEE = 0.9
+"""Share of best-associated latents that would have to steer for association to be called a guarantee. Until the study
+of three seeds the rule asked for under half; six of its twelve steered, which nobody would call a guarantee."""
 
 COMPLEXITY = {
     "n_concepts_mean": ("concepts", ".1f"),
