@@ -166,7 +166,7 @@ def _by_criterion(run: Run) -> pd.DataFrame:
 
 def _steerable(run: Run, palette: Palette) -> list[Figure | Logo]:
     about = (
-        "Share of targets (and seeds) for which the criterion's latent is steerable: beyond random directions of its "
+        "Share of targets (and seeds) for which the criterion's latent is steerable: beyond random latents of its "
         "length (q < 0.05), at least 95% numberable, perplexity within the bound. Wilson 95% intervals."
     )
     pictures: list[Figure | Logo] = []
