@@ -56,7 +56,7 @@ def snakemake(folder: Path, config: dict, *arguments: str) -> tuple[float, float
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "-d", str(folder)]
-    command += ["--cores", "2", "--configfile", str(path), *arguments]
+    command += ["--cores", "2", *arguments, "--configfile", str(path)]  # which would take targets after it for files
     start, before = time.monotonic(), used()
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
