@@ -22,6 +22,7 @@ from antibody_sae.io import InputError, read_safetensors, write_json, write_safe
 from antibody_sae.models import Encoded
 from antibody_sae.sae import prefix_errors
 from antibody_sae.training import Settings, Stream, Trainer, evaluate, splice, train
+from test_kernels import dense_prefix_loss
 
 D = 16
 SMALL = {"latents": 48, "k": 4, "batch_size": 64, "tokens": 64 * 60, "dead_after": 500, "learning_rate": 3e-3}
@@ -116,8 +117,7 @@ def test_a_step_follows_the_gradient_of_the_log_of_the_loss(architecture):
     y = x.double() / 1.3 - leaf["pre_bias"]
     hidden = y @ leaf["encoder"].T + leaf["bias"]
     code = hidden.relu() * torch.zeros_like(hidden).scatter(1, hidden.topk(settings.k).indices, 1.0)
-    p = -np.diff(np.r_[settings.survival(), 0.0])
-    loss = sum(p[i] * (y - code[:, : i + 1] @ leaf["decoder"][: i + 1]).square().sum() for i in range(len(p)))
+    loss = dense_prefix_loss(y, code, leaf["decoder"], -np.diff(np.r_[settings.survival(), 0.0]))
     residual = (y - code @ leaf["decoder"]).detach()
     few = torch.zeros_like(hidden).scatter_(1, torch.tensor(dead)[hidden[:, dead].topk(3).indices], 1.0)
     aux = (residual - (hidden.relu() * few) @ leaf["decoder"]).square().sum() / residual.square().sum()

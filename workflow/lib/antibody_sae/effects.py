@@ -45,6 +45,10 @@ def two_proportions(hits: Any, n: Any, hits0: Any, n0: Any) -> np.ndarray:
     return np.where(np.isfinite(z), 2 * stats.norm.sf(np.abs(np.nan_to_num(z))), 1.0)
 
 
+_QUANTILES = (np.arange(400) + 0.5) / 400
+"""Where `beyond_controls` takes its mean over a distribution."""
+
+
 def beyond_controls(rate: float, n: int, norm: float, controls: pd.DataFrame, sign: float) -> float:
     """One-sided p that an arm moves a concept further in the direction `sign` than a random arm of its length.
 
@@ -72,9 +76,6 @@ def beyond_controls(rate: float, n: int, norm: float, controls: pd.DataFrame, si
         centre = base + (centre - base) * scale
     error = np.sqrt(1 / (4 * n) + spread * scale**2 + (spread + sampling) * scale**2 / m)
     return float(stats.norm.sf(sign * (np.arcsin(np.sqrt(rate)) - centre) / error).mean())
-
-
-_QUANTILES = (np.arange(400) + 0.5) / 400
 
 
 def measure(rows: pd.DataFrame) -> pd.DataFrame:
@@ -298,11 +299,11 @@ def spearman(
     }
 
 
-def claims(criteria: pd.DataFrame, effects: pd.DataFrame, side: pd.DataFrame, tested: pd.DataFrame) -> dict[str, Any]:
+def claims(criteria: pd.DataFrame, table: pd.DataFrame, side: pd.DataFrame, tested: pd.DataFrame) -> dict[str, Any]:
     """The three claims in figures, by SAE type over concepts and seeds, for tables/claims.json.
 
-    `effects`, `side`, `tested`: of several SAEs, with columns sae, architecture, seed, layer. `chance`: share of random
-    latents beyond the others at p < 0.05, which is what the comparison with controls promises to keep near 0.05.
+    `table` (effects), `side`, `tested`: of several SAEs, with columns sae, architecture, seed, layer. `chance`: random
+    latents beyond the others at p < 0.05, a share which the comparison with controls promises to keep near 0.05.
     Spearman's correlation is of association and |change| over all steered latents and targets at equal length (the
     longest of `norms`).
     """
@@ -320,7 +321,7 @@ def claims(criteria: pd.DataFrame, effects: pd.DataFrame, side: pd.DataFrame, te
                 "share": float(arms["steerable"].mean()), "share_low": float(low), "share_high": float(high),
                 "mean_delta": _mean(arms["delta"]), "mean_f1": _mean(arms["f1"]), "mean_r": _mean(arms["r"]),
             }  # fmt: skip
-        chance = effects[(effects["kind"] == "random_latent") & (effects["architecture"] == architecture)]["p_control"]
+        chance = table[(table["kind"] == "random_latent") & (table["architecture"] == architecture)]["p_control"]
         passed, n = int((chance < 0.05).sum()), int(chance.notna().sum())
         low, high = wilson(passed, n)
         entry["chance"] = {"arms": n, "passed": passed, "share_low": float(low), "share_high": float(high)}

@@ -409,12 +409,10 @@ def orderedness(run: Run) -> dict[str, str]:
     """Claim 3: Ordered SAEs steer reliably, at the price of more complex patterns."""
     claim = "Ordered SAEs steer more reliably, with more complex patterns"
     table = run.strongest
-    kinds = dict.fromkeys(table["architecture"]) if len(table) else {}
-    if not {"topk", "ordered"} <= set(kinds):
+    by = _by_type(table) if len(table) else {}
+    if not {"topk", "ordered"} <= set(by):
         return _untested(claim, "This run did not steer both a TopK and an Ordered SAE.")
-    by = {kind: table[table["architecture"] == kind] for kind in kinds}
-    shares = [f"{int(t['steerable'].sum())} of {len(t)} with {title(kind)}" for kind, t in by.items()]
-    text = f"Targets with a steerable latent: {joined(shares)}."
+    text = f"Targets with a steerable latent: {_steered(by)}."
     arms = table[table["delta"].notna()]
     if len(arms):
         arm = arms.sort_values("delta", kind="stable").iloc[-1]
@@ -448,15 +446,23 @@ def orderedness(run: Run) -> dict[str, str]:
 
 def _by_association(criteria: pd.DataFrame) -> str:
     """A sentence on the latents that a user would try first, those with the best F1 for their target."""
-    chosen = criteria[criteria["selected_by"] == "f1"] if len(criteria) else criteria
-    best = {kind: chosen[chosen["architecture"] == kind] for kind in chosen.get("architecture", pd.Series()).unique()}
+    best = _by_type(criteria[criteria["selected_by"] == "f1"])
     if not {"topk", "ordered"} <= set(best):
         return ""
-    parts = [f"{int(best[kind]['steerable'].sum())} of {len(best[kind])} with {title(kind)}" for kind in best]
     return (
-        f" Targets that the latent with the best F1 steers: {joined(parts)}."
+        f" Targets that the latent with the best F1 steers: {_steered(best)}."
         + _paired(best["ordered"], best["topk"], "change by that latent")[2]
     )
+
+
+def _by_type(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Rows of each SAE type, in the order of the table."""
+    return {kind: table[table["architecture"] == kind] for kind in dict.fromkeys(table["architecture"])}
+
+
+def _steered(by: Mapping[str, pd.DataFrame]) -> str:
+    """How many rows of each SAE type are steerable, such as "1 of 6 with TopK and 5 of 6 with Ordered"."""
+    return joined([f"{int(t['steerable'].sum())} of {len(t)} with {title(kind)}" for kind, t in by.items()])
 
 
 def _paired(ordered: pd.DataFrame, topk: pd.DataFrame, what: str) -> tuple[float, float, str]:
