@@ -31,6 +31,8 @@ from antibody_sae.presets import ModelSpec, resolve
 transformers.logging.set_verbosity_error()
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+GROWTH = 32
+"""Tokens by which the buffers of keys and values grow on the CPU."""
 Edit = Callable[[Tensor, Tensor], Tensor]
 """Edit(hidden [batch, t, d_model], tokens [batch, T]) -> hidden: changes the residual stream at the last t of the T
 tokens read so far (t = T in a full pass, t = 1 while generating with the cache)."""
@@ -61,33 +63,52 @@ class _Stop(Exception):
 
 
 class _Buffer(DynamicLayer):
-    """Keys and values of one block in a buffer that is allocated once.
+    """Keys and values of one block, in memory that a model keeps from one batch to the next.
 
-    transformers' own dynamic cache copies everything at every token, which took 3/4 of the time of a generation.
-    Keys lie transposed on the CPU, which makes query x key one contiguous pass.
+    transformers' own dynamic cache copies everything at every token, which took 3/4 of the time of a generation. On the
+    CPU what is in use grows by GROWTH tokens at a time and is contiguous, because a product of bfloat16 matrices first
+    copies what is not: `_attention` reads all of it, and hides what is not filled yet.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.length, self.filled = length, 0
+        self._memory: tuple[Tensor, Tensor] | None = None
+        self._keys: Tensor
+        self._values: Tensor
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        rows, heads, _, width = key_states.shape
-        if key_states.device.type == "cpu":
-            self._keys = key_states.new_empty(rows, heads, width, self.length).transpose(-1, -2)
-        else:
-            self._keys = key_states.new_empty(rows, heads, self.length, width)
-        self._values = value_states.new_empty(rows, heads, self.length, value_states.shape[-1])
-        self.is_initialized = True
+    def start(self, length: int) -> _Buffer:
+        """Forget what was read; up to `length` tokens will come."""
+        self.length = -(-length // GROWTH) * GROWTH
+        self.filled, self.room, self.is_initialized = 0, 0, False
+        return self
+
+    def _grow(self, keys: Tensor, values: Tensor, room: int) -> None:
+        """Room for so many tokens, keeping what was read."""
+        old = [t[:, :, : self.filled].clone() for t in (self._keys, self._values)] if self.filled else []
+        sizes = [t.shape[0] * t.shape[1] * t.shape[3] for t in (keys, values)]
+        needed = [size * self.length for size in sizes]
+        if self._memory is None or any(m.numel() < n for m, n in zip(self._memory, needed, strict=True)):
+            self._memory = keys.new_empty(needed[0]), values.new_empty(needed[1])
+        key_memory, value_memory = (m[: size * room] for m, size in zip(self._memory, sizes, strict=True))
+        rows, heads = keys.shape[:2]
+        self._keys = key_memory.view(rows, heads, room, keys.shape[3])
+        self._values = value_memory.view(rows, heads, room, values.shape[3])
+        self._values[:, :, self.filled :] = 0  # hidden by a weight of 0, which leaves a nan a nan
+        for now, before in zip((self._keys, self._values), old, strict=False):
+            now[:, :, : self.filled] = before
+        self.room, self.is_initialized = room, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
         end = self.filled + key_states.shape[2]
+        on_cpu = key_states.device.type == "cpu"
+        if end > self.room:
+            self._grow(key_states, value_states, -(-end // GROWTH) * GROWTH if on_cpu else self.length)
         self._keys[:, :, self.filled : end] = key_states
         self._values[:, :, self.filled : end] = value_states
         self.filled = end
         self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        if on_cpu:  # a model that changes its keys after this loses the mark, and is served by the views
+            self.keys.whole = self._keys, self._values  # type: ignore[attr-defined]
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
@@ -101,11 +122,14 @@ def _attention(
     if query.shape[2] > 1 or query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
+    filled = key.shape[2]
+    key, value = getattr(key, "whole", (key, value))
     if key.shape[1] != query.shape[1]:  # grouped-query attention
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    weights = ((query * scale) @ key.transpose(-1, -2)).float().softmax(-1).to(value.dtype)
-    return (weights @ value).transpose(1, 2), None
+    scores = ((query * scale) @ key.transpose(-1, -2)).float()
+    scores[..., filled:] = -torch.inf  # room for tokens to come
+    return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2), None
 
 
 AttentionInterface.register("antibody_sae", _attention)
@@ -130,6 +154,7 @@ class AntibodyModel:
         norms = [m for name, m in base.named_children() if re.search(r"norm|ln_f", name)]
         self._final_norm: nn.Module = norms[-1] if norms else nn.Identity()
         config: Any = hf.config
+        self._buffers = [_Buffer() for _ in self.blocks]
         self.n_layers = len(self.blocks)
         self.d_model = int(config.hidden_size)
         self.max_tokens = int(getattr(config, "max_position_embeddings", 0) or 10**6)
@@ -396,7 +421,7 @@ class AntibodyModel:
     def _cache(self, length: int) -> Cache | None:
         if self.spec.remote_code:  # code from outside may know only its own cache
             return None
-        return Cache(layers=[_Buffer(length) for _ in self.blocks])
+        return Cache(layers=[buffer.start(length) for buffer in self._buffers])
 
 
 def _sample(logits: Tensor, draw: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -452,7 +477,9 @@ def _load_packaged(spec: ModelSpec) -> tuple[Any, dict[str, int]]:
     """IgLM from its package. BertTokenizerFast on its vocab.txt gives wrong ids under transformers 5, so the 33
     tokens are mapped by line number; weights_only keeps the .bin from running code."""
     folder = Path(spec.checkpoint)
-    config = transformers.GPT2Config.from_pretrained(folder, bos_token_id=None, eos_token_id=None)
+    config = transformers.GPT2Config.from_pretrained(
+        folder, bos_token_id=None, eos_token_id=None, activation_function="gelu_pytorch_tanh"
+    )  # the tanh GELU of the checkpoint, in one kernel instead of six
     hf = transformers.GPT2LMHeadModel(config)
     state = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
     state = {k: v for k, v in state.items() if not k.endswith((".attn.bias", ".attn.masked_bias"))}  # causal masks
