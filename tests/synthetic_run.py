@@ -293,7 +293,8 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
             plan = _plan(rows)
             measured = _measured(plan, {("latent", 9): 0.25 if sae.name != "topk" else 0.0}, rng)
             tested = pd.DataFrame([{"latent": j, "concept": t, "test_f1": rng.uniform(0.3, 0.9),
-                                    "test_r": rng.uniform(0, 0.9)}
+                                    "test_r": rng.uniform(0, 0.9), "output_score": rng.normal(0, 0.1),
+                                    "decoder_alignment": rng.uniform(-0.3, 0.3)}
                                    for j in plan["latent"].unique() for t in TARGETS])  # fmt: skip
             table, side = effects.effects(plan, measured, controls_plan, controls, tested, bound)
             place = folder / sae.folder

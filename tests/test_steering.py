@@ -170,6 +170,21 @@ def test_tables_put_association_beside_effect(compared):
     assert claims["ordered"]["chance"]["passed"] <= 2
     assert claims["ordered"]["by_criterion"]["output_score"]["share"] == 1.0
     assert -1 <= claims["ordered"]["spearman_r"]["low"] <= claims["ordered"]["spearman_r"]["high"] <= 1
+    assert claims["ordered"]["spearman_signed_output_score"]["rho"] > 0.3  # known before anything is generated
+
+
+def test_correlations_take_each_layer_at_its_own_length(compared):
+    """Lengths are shares of a layer's activations, so the longest of one layer is not that of another."""
+    about = {"sae": "x", "architecture": "ordered", "seed": 0}
+    layers = {
+        name: pd.concat([compared[name].assign(**about, layer=layer) for layer in (1, 2)])
+        for name in ("effects", "side", "tested")
+    }
+    layers["side"].loc[layers["side"]["layer"] == 2, "norm"] *= 1.5
+    both = effects.claims(effects.by_criterion(layers["effects"]), *layers.values())
+    one = [table[table["layer"] == 1] for table in layers.values()]
+    single = effects.claims(effects.by_criterion(one[0]), *one)
+    assert both["ordered"]["spearman_f1"]["pairs"] == 2 * single["ordered"]["spearman_f1"]["pairs"]
 
 
 def test_likelihood_gradient_is_the_finite_difference():

@@ -215,6 +215,8 @@ def matched_quality(rows: pd.DataFrame, baseline: pd.Series) -> dict[str, Any]:
 BESIDE = ("difference_of_means", "probe", "rate_gradient", "matched_latent", "shuffled_sign")
 """Kinds of arms that stand beside the candidates of a target in the tables."""
 BRANCH = ["sae", "architecture", "seed", "layer"]
+KNOWN = {"f1": "test_f1", "r": "test_r", "output_score": "output_score", "decoder_alignment": "decoder_alignment"}
+"""What is known of a latent before it is steered -> its column in tested.parquet."""
 
 
 def by_criterion(table: pd.DataFrame) -> pd.DataFrame:
@@ -304,13 +306,13 @@ def claims(criteria: pd.DataFrame, table: pd.DataFrame, side: pd.DataFrame, test
 
     `table` (effects), `side`, `tested`: of several SAEs, with columns sae, architecture, seed, layer. `chance`: random
     latents beyond the others at p < 0.05, a share which the comparison with controls promises to keep near 0.05.
-    Spearman's correlation is of association and |change| over all steered latents and targets at equal length (the
-    longest of `norms`).
+    Spearman's correlations are over all steered latents and targets at equal length (the longest of `norms`), of what
+    was known of a latent and its change: `spearman_<name>` leaves out both signs, `spearman_signed_<name>` keeps them.
     """
     out: dict[str, Any] = {}
-    longest = side.loc[side["kind"] == "random_latent", "norm"].max()
+    longest = side["layer"].map(side[side["kind"] == "random_latent"].groupby("layer")["norm"].max())
     pairs = side[side["kind"].isin(["latent", "random_latent"]) & np.isclose(side["norm"], longest, rtol=1e-3)]
-    figures = tested[[*BRANCH, "latent", "concept", "test_f1", "test_r"]]
+    figures = tested[[*BRANCH, "latent", "concept", *KNOWN.values()]]
     pairs = pairs[pairs["method"] == "add"].merge(figures, on=[*BRANCH, "latent", "concept"])
     for architecture, mine in criteria.groupby("architecture", sort=False):
         entry: dict[str, Any] = {"by_criterion": {}}
@@ -327,10 +329,11 @@ def claims(criteria: pd.DataFrame, table: pd.DataFrame, side: pd.DataFrame, test
         entry["chance"] = {"arms": n, "passed": passed, "share_low": float(low), "share_high": float(high)}
         own = pairs[pairs["architecture"] == architecture]
         groups = own.groupby([*BRANCH, "latent"]).ngroup().to_numpy()
-        for name in ("f1", "r"):
-            entry[f"spearman_{name}"] = spearman(
-                own[f"test_{name}"].abs().to_numpy(), own["delta"].abs().to_numpy(), groups
-            )
+        change = own["delta"].to_numpy()
+        for name, column in KNOWN.items():
+            value = own[column].to_numpy()
+            entry[f"spearman_{name}"] = spearman(np.abs(value), np.abs(change), groups)
+            entry[f"spearman_signed_{name}"] = spearman(value, change, groups)
         out[str(architecture)] = entry
     return _finite(out)
 

@@ -490,18 +490,22 @@ def shares(table: pd.DataFrame, palette: Palette, order: Sequence[str]) -> Any:
     )
 
 
-def effect_dots(table: pd.DataFrame, palette: Palette, row: str, x_title: str, others: bool = True) -> Any:
-    """Largest change of each row (concept or criterion) by SAE, with intervals, the random latents' range in grey.
+def effect_dots(table: pd.DataFrame, palette: Palette, row: str, x_title: str) -> Any:
+    """Largest change of each row (concept or criterion), a lane each SAE and seed, with intervals and the random
+    latents' range in grey.
 
-    table: `row`, sae, delta, low, high, random_low, random_high, direction (difference of means), latent, strength.
+    table: `row`, sae, seed, delta, low, high, random_low, random_high, direction (difference of means), latent,
+    strength.
     """
     order = list(dict.fromkeys(table[row]))
+    table = table.assign(lane=table["sae"] + " " + table["seed"].astype(str))
+    lanes = sorted(table["lane"].unique(), key=lambda lane: (palette.saes.index(lane.rpartition(" ")[0]), lane))
     y = alt.Y(f"{row}:N", sort=order, title=None, axis=alt.Axis(grid=True, labelLimit=190))
-    offset = alt.YOffset("sae:N", sort=palette.saes, scale=alt.Scale(paddingOuter=0.3))
+    offset = alt.YOffset("lane:N", sort=lanes, scale=alt.Scale(paddingOuter=0.3))
     axis = alt.Axis(format="+.0%", tickCount=6)
+    named = [f"{row}:N", "sae:N", "seed:N"]
     tip = [
-        f"{row}:N",
-        "sae:N",
+        *named,
         alt.Tooltip("latent:N"),
         alt.Tooltip("strength:Q", format=".3~g"),
         alt.Tooltip("delta:Q", title="change", format="+.1%"),
@@ -509,30 +513,24 @@ def effect_dots(table: pd.DataFrame, palette: Palette, row: str, x_title: str, o
         alt.Tooltip("high:Q", title="to", format="+.1%"),
     ]
     base = _chart(table).encode(y=y)
-    layers: list[Any] = [_chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[2, 2]).encode(x="x:Q")]
-    if others:
-        layers.append(
-            base.mark_bar(color=GREY, opacity=0.35, height=7).encode(
-                x=alt.X("random_low:Q"),
-                x2="random_high:Q",
-                yOffset=offset,
-                tooltip=[
-                    f"{row}:N",
-                    "sae:N",
-                    alt.Tooltip("random_low:Q", title="random latents from", format="+.1%"),
-                    alt.Tooltip("random_high:Q", title="to", format="+.1%"),
-                ],
-            )
-        )
-        layers.append(
-            base.mark_point(shape="diamond", filled=False, color=INK, size=70, strokeWidth=1.3).encode(
-                x=alt.X("direction:Q"),
-                tooltip=[f"{row}:N", alt.Tooltip("direction:Q", title="difference of means", format="+.1%")],
-            )
-        )
-    layers += [
+    layers: list[Any] = [
+        _chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[2, 2]).encode(x="x:Q"),
+        base.mark_bar(color=GREY, opacity=0.35, height=7).encode(
+            x=alt.X("random_low:Q"),
+            x2="random_high:Q",
+            yOffset=offset,
+            tooltip=[
+                *named,
+                alt.Tooltip("random_low:Q", title="random latents from", format="+.1%"),
+                alt.Tooltip("random_high:Q", title="to", format="+.1%"),
+            ],
+        ),
+        base.mark_point(shape="diamond", filled=False, color=INK, size=70, strokeWidth=1.3).encode(
+            x=alt.X("direction:Q"),
+            tooltip=[f"{row}:N", alt.Tooltip("direction:Q", title="difference of means", format="+.1%")],
+        ),
         base.mark_rule(strokeWidth=1.6).encode(x=alt.X("low:Q"), x2="high:Q", yOffset=offset, color=palette.colour()),
-        base.mark_point(filled=True, size=75, opacity=1).encode(
+        base.mark_point(filled=True, size=75 if len(lanes) < 4 else 45, opacity=1).encode(
             x=alt.X("delta:Q", title=x_title, axis=axis),
             yOffset=offset,
             color=palette.colour(),
@@ -540,7 +538,7 @@ def effect_dots(table: pd.DataFrame, palette: Palette, row: str, x_title: str, o
             tooltip=tip,
         ),
     ]
-    return _sized(alt.layer(*layers), len(order) * max(26, 14 * table["sae"].nunique()))
+    return _sized(alt.layer(*layers), len(order) * max(26, (14 if len(lanes) < 4 else 10) * len(lanes)))
 
 
 def mapping_scatter(table: pd.DataFrame, palette: Palette, x: str, x_title: str) -> Any:

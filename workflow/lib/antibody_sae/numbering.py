@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from string import ascii_uppercase
@@ -62,6 +62,7 @@ _BITS_J = 10.0  # ... and when it looks for a J region behind a long CDR3
 # corrections.
 _FORWARD_P = 1e-20
 _BLOCK = 1000  # distinct chains searched at a time: bounds the memory of their alignments
+_ALIGNMENTS = 4096  # alignments whose labels are kept: natural repertoires need hundreds
 _RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 _PROTEIN = re.compile(r"[ACDEFGHIKLMNPQRSTVWYBJZOUX]+")  # HMMER's amino acid alphabet
 _ALPHABET = pyhmmer.easel.Alphabet.amino()
@@ -293,15 +294,21 @@ def _to_domain(hit: _Hit, length: int, order: int, n_domains: int) -> _Domain:
     return _Domain(hit.profile, _states(first, columns), start, end)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=_ALIGNMENTS)
 def _states(first: int, columns: str) -> tuple[State, ...]:
     """State vector of an alignment whose first column is profile state `first` (0-based)."""
     states = []
     state = first + 1
     for column in columns:
-        states.append((state, column))
+        states.append(_state(state, column))
         state += column != "i"
     return tuple(states)
+
+
+@cache
+def _state(number: int, kind: str) -> State:
+    """One object for all alignments that pass this state: there are some 400, and each alignment has 120."""
+    return number, kind
 
 
 def _find_long_cdr3(domains: list[_Domain], sequence: str) -> list[_Domain]:
@@ -366,7 +373,7 @@ class _CannotNumber(Exception):
     """Why ANARCI does not number an alignment in a scheme."""
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=_ALIGNMENTS)
 def _labels(states: tuple[State, ...], scheme: str, chain: str, more: bool) -> tuple[int, Labels]:
     """(offset of the first residue, labels) of a state vector; `more`: another residue follows the domain."""
     first, imgt = _positions(states, "imgt", chain, more)
@@ -438,7 +445,7 @@ def _germline_table(segment: str, chain: str, species: tuple[str, ...]) -> _Germ
     return _Germlines(list(alleles), onehot, onehot.sum(axis=1))
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=_ALIGNMENTS)
 def _match_offsets(states: tuple[State, ...]) -> tuple[np.ndarray, np.ndarray]:
     """(0-based match states that have a residue, that residue's offset in the domain)."""
     columns, offsets = [], []
@@ -535,7 +542,7 @@ _CHAINS = pa.schema(
     + [(name, pa.int32()) for name in ("length", "cdr1_length", "cdr2_length", "cdr3_length")]
     + [("cdr3", pa.string()), ("cdr3_charge", pa.float64()), ("cdr3_hydropathy", pa.float64())]
 )
-_ROWS = 5000  # antibodies at a time: about a million residues
+_ROWS = 1000  # antibodies at a time: about 200,000 residues
 
 
 def _residue_schema(scheme: str) -> pa.Schema:
@@ -574,7 +581,7 @@ def number_chunk(
                 (row["antibody_id"], side, row[side]) for row in batch.to_pylist() for side in _SIDES if row[side]
             ]
             new = list(dict.fromkeys(chain for _, _, chain in chains if chain not in known))
-            if len(known) + len(new) > 20 * _ROWS:
+            if len(known) + len(new) > 4 * _ROWS:
                 known.clear()
                 new = list(dict.fromkeys(chain for _, _, chain in chains))
             known.update(zip(new, number(new, species, scheme), strict=True))
@@ -682,7 +689,7 @@ def merge_chunks(
         parquet_writer(residues_path, _residue_schema(scheme)) as residues_file,
     ):
         for chains, residues in zip(chain_paths, residue_paths, strict=True):
-            for table in parquet_batches(chains, rows=2 * _ROWS):
+            for table in parquet_batches(chains, rows=_ROWS):
                 ids = table["first_residue_id"].to_numpy()
                 column = pa.array(np.where(ids < 0, ids, ids + first))
                 index = table.schema.get_field_index("first_residue_id")

@@ -368,11 +368,6 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
         return _untested(claim, "No latent was chosen by its association in this run.")
     chosen = chosen.drop_duplicates(["layer", "sae", "seed", "concept", "latent"])
     moved, n = int(chosen["steerable"].sum()), len(chosen)
-    parts = []
-    for architecture, entry in claims.items():
-        rho = entry.get("spearman_f1") or {}
-        if rho.get("rho") is not None:
-            parts.append(f"{rho['rho']:+.2f} [{rho['low']:+.2f}, {rho['high']:+.2f}] for {title(architecture)}")
     text = (
         f"Of the {n} latents chosen for the best F1 or r (median F1 {chosen['f1'].median():.2f}), {moved} "
         f"{'moves its' if moved == 1 else 'move their'} concept further than random latents of the same length do."
@@ -390,8 +385,7 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
     if chance:
         passed, arms = (sum(entry[key] for entry in chance) for key in ("passed", "arms"))
         text += f" Held against each other, {passed} of {arms} random latents pass at p < 0.05."
-    if parts:
-        text += f" Spearman's correlation of F1 with the change is {joined(parts)}."
+    text += _correlations(claims)
     possible = bool(table["steerable"].any())
     if not possible:
         text += " No arm moved a target at all, the supervised directions included: this run cannot tell."
@@ -403,6 +397,21 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
         f"to {high:.0%}) stays below {GUARANTEE:.0%}, and something is steerable; not confirmed where it reaches that"
     )
     return _finding(claim, verdict, text, rule)
+
+
+def _correlations(claims: Mapping[str, Any]) -> str:
+    """A sentence on what tells, before anything is generated, how far a latent will move a concept."""
+    parts = []
+    for key, name in (("f1", "F1"), ("output_score", "the output score")):
+        found = {title(kind): entry.get(f"spearman_signed_{key}") or {} for kind, entry in claims.items()}
+        known = [
+            f"{rho['rho']:+.2f} [{rho['low']:+.2f}, {rho['high']:+.2f}] for {kind}"
+            for kind, rho in found.items()
+            if rho.get("rho") is not None
+        ]
+        if known:
+            parts.append(f"of {name} it is {joined(known)}")
+    return f" Spearman's correlation with the change, over all steered latents: {'; '.join(parts)}." if parts else ""
 
 
 def orderedness(run: Run) -> dict[str, str]:
@@ -475,7 +484,7 @@ def _paired(ordered: pd.DataFrame, topk: pd.DataFrame, what: str) -> tuple[float
     mean, error = difference.mean(), float(stats.sem(difference))
     reach = float(stats.t.ppf(0.975, len(difference) - 1)) * error
     text = (
-        f" Over the {len(difference)} targets and seeds, Ordered's {what} is {points(mean)} points "
+        f" Over {len(difference)} pairs of the same target, layer and seed, Ordered's {what} is {points(mean)} points "
         f"[{points(mean - reach)}, {points(mean + reach)}] beyond TopK's."
     )
     return mean - reach, mean + reach, text
