@@ -165,7 +165,7 @@ def effects(
     table["q_control"] = q_values(table["p_control"].where(~table["kind"].isin(RANDOM)).to_numpy(float))
     strong = (table["q_value"] < 0.05) & (table["q_control"] < 0.05) & (table["moved"] > 0)
     table["steerable"] = strong & table["acceptable"]
-    figures = tested[["latent", "concept", "test_f1", "test_r"]].rename(columns={"test_f1": "f1", "test_r": "r"})
+    figures = tested[["latent", "concept", *KNOWN.values()]].rename(columns={v: k for k, v in KNOWN.items()})
     table = table.drop(columns="moved").merge(figures, on=["latent", "concept"], how="left")
     everything = pd.concat(side.values(), ignore_index=True)
     everything["q_value"] = q_values(everything["p_value"].where(everything["kind"] != "none").to_numpy(float))

@@ -59,8 +59,8 @@ def sections(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Section]
         ),
         Section(
             "Association against effect",
-            "One mark a steered latent and target, at equal length of the added vector: what an association promises "
-            "and what it gives.",
+            "One mark a steered latent and target, at equal length of the added vector: what is known of a latent "
+            "before anything is written, and what it does.",
             figures=_mapping(steered, palette),
             picks=layer,
         ),
@@ -225,7 +225,12 @@ def _dose(steered: pd.DataFrame, palette: Palette) -> list[Figure | Logo]:
 
 
 def _mapping(steered: pd.DataFrame, palette: Palette) -> list[Figure | Logo]:
-    kept = ["sae", "seed", "concept", "latent", "kind", "selected_by", "f1", "r", "delta", "delta_low", "delta_high"]
+    known = {
+        "f1": "F1 with the target, test antibodies",
+        "r": "|r| with the target, test antibodies",
+        "output_score": "output score: derivative of the target's rate along the latent",
+    }
+    kept = ["sae", "seed", "concept", "latent", "kind", "selected_by", *known, "delta", "delta_low", "delta_high"]
     table = steered[steered["kind"].isin(["latent", "random_latent"]) & (steered["method"] == "add")]
     pictures: list[Figure | Logo] = []
     for layer, own in grouped(table[table["f1"].notna()], "layer"):
@@ -235,8 +240,8 @@ def _mapping(steered: pd.DataFrame, palette: Palette) -> list[Figure | Logo]:
         data = own.drop_duplicates(["sae", "seed", "concept", "latent"])[kept]
         data = data.rename(columns={"delta_low": "low", "delta_high": "high"})
         data = data.assign(r=data["r"].abs(), label=data["concept"].map(concept_label))
-        for x, name in (("f1", "F1"), ("r", "|r|")):
-            chart = figures.mapping_scatter(data, palette, x, f"{name} with the target, test antibodies")
+        for x, name in (("f1", "F1"), ("r", "|r|"), ("output_score", "Output score")):
+            chart = figures.mapping_scatter(data, palette, x, known[x])
             about = "All steered latents, random ones faint; 95% intervals."
             pick = {"layer": str(layer)}
             pictures.append(Figure(f"mapping-{x}-layer{layer}", f"{name} against effect", about, chart, data, pick))
