@@ -194,19 +194,14 @@ class Edit:
         self._clamps: list[tuple[SAE, Tensor, Tensor, Tensor]] = []
         for sae in {id(each.clamp.sae): each.clamp.sae for _, each in active if each.clamp}.values():
             mine = [(row, each.clamp) for row, each in active if each.clamp and each.clamp.sae is sae]
-            latents = sorted({latent for _, c in mine for latent in c.values})
-            targets = torch.full((self._n, len(latents)), torch.nan)  # nan: this row leaves the latent alone
+            width = max(len(c.values) for _, c in mine)
+            latents = torch.zeros(self._n, width, dtype=torch.long)
+            targets = torch.full((self._n, width), torch.nan)  # nan: no latent to hold
             for row, c in mine:
-                for latent, value in c.values.items():
-                    targets[row, latents.index(latent)] = value
-            self._clamps.append(
-                (
-                    sae.to(model.device),
-                    torch.tensor(latents),
-                    targets.to(model.device),
-                    self._rows([r for r, _ in mine]),
-                )
-            )
+                latents[row, : len(c.values)] = torch.tensor(list(c.values))
+                targets[row, : len(c.values)] = torch.tensor(list(c.values.values()))
+            clamped = self._rows([row for row, _ in mine])
+            self._clamps.append((sae.to(model.device), latents.to(model.device), targets.to(model.device), clamped))
 
     def _rows(self, rows: Sequence[int]) -> Tensor:
         """[n] bool"""
@@ -237,7 +232,8 @@ class Edit:
         for sae, latents, targets, mine in self._clamps:
             chosen = mine[rows][:, None].expand(batch, t)
             chosen = chosen if at is None else chosen & at
-            delta = _clamp_delta(sae, latents, hidden[chosen], targets[rows][:, None, :].expand(batch, t, -1)[chosen])
+            held = (each[rows][:, None, :].expand(batch, t, -1)[chosen] for each in (latents, targets))
+            delta = _clamp_delta(sae, hidden[chosen], *held)
             scattered = torch.zeros(batch, t, hidden.shape[-1], device=hidden.device)
             scattered[chosen] = delta
             change = scattered if change is None else change + scattered
@@ -246,9 +242,11 @@ class Edit:
         return (hidden.float() + change).to(hidden.dtype)
 
 
-def _clamp_delta(sae: SAE, latents: Tensor, x: Tensor, targets: Tensor) -> Tensor:
-    """decode(clamped code) - decode(code) of activations x [n, d_model]; targets [n, m], nan for "leave"."""
+def _clamp_delta(sae: SAE, x: Tensor, latents: Tensor, targets: Tensor) -> Tensor:
+    """decode(clamped code) - decode(code) of activations x [n, d_model]; each row's latents and targets [n, m], nan
+    for "leave"."""
     codes = sae.encode(x)
-    code = torch.zeros(len(x), sae.latents, device=x.device).scatter_add_(1, codes.indices.long(), codes.values)
-    difference = torch.nan_to_num(targets - code[:, latents.to(x.device)], nan=0.0)
-    return sae.scale * difference @ sae.directions[latents.to(sae.directions.device)]
+    mine = codes.indices.long()[:, :, None] == latents[:, None, :]  # [n, k, m]; what is not active has value 0
+    now = (mine * codes.values[:, :, None]).sum(1)
+    difference = torch.nan_to_num(targets - now, nan=0.0)
+    return sae.scale * (difference[:, :, None] * sae.directions[latents]).sum(1)
