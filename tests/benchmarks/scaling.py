@@ -3,6 +3,7 @@
 Prints JSON:
 - data_stages: for each number of sequences, CPU seconds and peak memory [MB] of every data job (sequences to
   activations), read from files in the same number of chunks throughout, so that each job's share grows with the run.
+  Snakemake samples a job's CPU time, so a stage's is rough; `all` is what the kernel counts for the whole run.
   For each stage and all: cpu_ms_per_sequence of the step from the size before (a job's start-up cancels out); spread,
   the largest over the smallest of these, minus 1; memory_growth, the largest run's peak over the smallest's, minus 1.
 - dag: seconds of a dry-run with so many shards, and its CPU seconds.
@@ -74,6 +75,7 @@ def used() -> float:
 
 def data_stages(sizes: list[int]) -> dict:
     jobs: dict[int, dict[str, dict[str, float]]] = {}
+    whole: dict[int, float] = {}
     pool = chains(max(sizes))
     for size in sizes:
         with tempfile.TemporaryDirectory() as name:
@@ -92,12 +94,8 @@ def data_stages(sizes: list[int]) -> dict:
                 "numbering": {"chunks": 2},
                 "activations": {"shards": 2},
             }
-            snakemake(
-                folder,
-                config,
-                "results/scaling/activations/layer2/manifest.json",
-                "results/scaling/splits/antibodies.parquet",
-            )
+            targets = ("activations/layer2/manifest.json", "splits/antibodies.parquet")
+            _, whole[size] = snakemake(folder, config, *(f"results/scaling/{target}" for target in targets))
             jobs[size] = {}
             for path in (folder / "results" / "scaling" / "benchmarks").glob("*.tsv"):
                 row = next(csv.DictReader(path.open(), delimiter="\t"))
@@ -108,7 +106,7 @@ def data_stages(sizes: list[int]) -> dict:
     found: dict = {"jobs": jobs, "stages": {}}
     steps = list(itertools.pairwise(sizes))
     for stage, rules in {**STAGES, "all": tuple(rule for names in STAGES.values() for rule in names)}.items():
-        cpu = {size: sum(jobs[size][rule]["cpu_s"] for rule in rules) for size in sizes}
+        cpu = whole if stage == "all" else {size: sum(jobs[size][rule]["cpu_s"] for rule in rules) for size in sizes}
         marginal = [1000 * (cpu[b] - cpu[a]) / (b - a) for a, b in steps]
         peaks = [[jobs[size][rule]["peak_mb"] for rule in rules] for size in (sizes[0], sizes[-1])]
         found["stages"][stage] = {

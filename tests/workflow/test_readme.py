@@ -25,6 +25,8 @@ def test_make_commands_reach_their_program(command, root):
     assert done.returncode == 0, done.stderr
     program = {"run": "snakemake --cores", "test": "pytest", "setup": "venv"}.get(command.split()[1], "pytest")
     assert program in done.stdout + "venv"
+    named = [word.removeprefix("CONFIG=") for word in command.split() if word.startswith("CONFIG=")]
+    assert all((root / name).is_file() for name in named)
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("snakemake ")])
