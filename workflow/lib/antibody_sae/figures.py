@@ -513,9 +513,10 @@ def effect_dots(table: pd.DataFrame, palette: Palette, row: str, x_title: str) -
         alt.Tooltip("high:Q", title="to", format="+.1%"),
     ]
     base = _chart(table).encode(y=y)
+    few = len(lanes) < 4
     layers: list[Any] = [
         _chart(pd.DataFrame({"x": [0]})).mark_rule(color=GREY, strokeDash=[2, 2]).encode(x="x:Q"),
-        base.mark_bar(color=GREY, opacity=0.35, height=7).encode(
+        base.mark_bar(color=GREY, opacity=0.35, height=7 if few else 5).encode(
             x=alt.X("random_low:Q"),
             x2="random_high:Q",
             yOffset=offset,
@@ -530,7 +531,7 @@ def effect_dots(table: pd.DataFrame, palette: Palette, row: str, x_title: str) -
             tooltip=[f"{row}:N", alt.Tooltip("direction:Q", title="difference of means", format="+.1%")],
         ),
         base.mark_rule(strokeWidth=1.6).encode(x=alt.X("low:Q"), x2="high:Q", yOffset=offset, color=palette.colour()),
-        base.mark_point(filled=True, size=75 if len(lanes) < 4 else 45, opacity=1).encode(
+        base.mark_point(filled=True, size=75 if few else 45, opacity=1).encode(
             x=alt.X("delta:Q", title=x_title, axis=axis),
             yOffset=offset,
             color=palette.colour(),
@@ -538,7 +539,7 @@ def effect_dots(table: pd.DataFrame, palette: Palette, row: str, x_title: str) -
             tooltip=tip,
         ),
     ]
-    return _sized(alt.layer(*layers), len(order) * max(26, (14 if len(lanes) < 4 else 10) * len(lanes)))
+    return _sized(alt.layer(*layers), len(order) * max(26, (14 if few else 10) * len(lanes)))
 
 
 def mapping_scatter(table: pd.DataFrame, palette: Palette, x: str, x_title: str) -> Any:

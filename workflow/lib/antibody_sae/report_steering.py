@@ -123,6 +123,8 @@ def effects(run: Run, palette: Palette) -> list[Figure | Logo]:
     about = (
         "By the steered latent that moved it most among those of acceptable quality (95% interval); grey: the range "
         "over random latents; open diamond: difference of means, the supervised direction."
+        + " A lane each seed."
+        * run.many_seeds
     )
     pictures: list[Figure | Logo] = []
     table = run.strongest
