@@ -5,7 +5,8 @@ Prints JSON:
   activations), read from files in the same number of chunks throughout, so that each job's share grows with the run.
   Snakemake samples a job's CPU time, so a stage's is rough; `all` is what the kernel counts for the whole run.
   For each stage and all: cpu_ms_per_sequence of the step from the size before (a job's start-up cancels out); spread,
-  the largest over the smallest of these, minus 1; memory_growth, the largest run's peak over the smallest's, minus 1.
+  the largest over the smallest of these, minus 1; memory_growth, the peak of the stage's largest job in the largest
+  run over that in the smallest, minus 1.
 - dag: seconds of a dry-run with so many shards, and its CPU seconds.
 - start: CPU seconds until each script has its imports; and what Snakemake adds to a job: on one machine (local), and
   as a cluster starts it (remote: a new Snakemake parses the workflow).
@@ -108,11 +109,11 @@ def data_stages(sizes: list[int]) -> dict:
     for stage, rules in {**STAGES, "all": tuple(rule for names in STAGES.values() for rule in names)}.items():
         cpu = whole if stage == "all" else {size: sum(jobs[size][rule]["cpu_s"] for rule in rules) for size in sizes}
         marginal = [1000 * (cpu[b] - cpu[a]) / (b - a) for a, b in steps]
-        peaks = [[jobs[size][rule]["peak_mb"] for rule in rules] for size in (sizes[0], sizes[-1])]
+        peaks = [max(jobs[size][rule]["peak_mb"] for rule in rules) for size in (sizes[0], sizes[-1])]
         found["stages"][stage] = {
             "cpu_ms_per_sequence": [round(value, 3) for value in marginal],
             "spread": round(max(marginal) / min(marginal) - 1, 3),
-            "memory_growth": round(max(b / a for a, b in zip(*peaks, strict=True)) - 1, 3),
+            "memory_growth": round(peaks[1] / peaks[0] - 1, 3),
         }
     return found
 
