@@ -123,9 +123,9 @@ def effects(run: Run, palette: Palette) -> list[Figure | Logo]:
     about = (
         "By the steered latent that moved it most among those of acceptable quality (95% interval); grey: the range "
         "over random latents; open diamond: difference of means, the supervised direction."
-        + " A lane each seed."
-        * run.many_seeds
     )
+    if run.many_seeds:
+        about += " A lane each seed."
     pictures: list[Figure | Logo] = []
     table = run.strongest
     for layer, own in grouped(table[table["delta"].notna()] if len(table) else table, "layer"):
@@ -228,9 +228,9 @@ def _dose(steered: pd.DataFrame, palette: Palette) -> list[Figure | Logo]:
 
 def _mapping(steered: pd.DataFrame, palette: Palette) -> list[Figure | Logo]:
     known = {
-        "f1": "F1 with the target, test antibodies",
-        "r": "|r| with the target, test antibodies",
-        "output_score": "output score: derivative of the target's rate along the latent",
+        "f1": ("F1", "F1 with the target, test antibodies"),
+        "r": ("|r|", "|r| with the target, test antibodies"),
+        "output_score": ("Output score", "output score: derivative of the target's rate along the latent"),
     }
     kept = ["sae", "seed", "concept", "latent", "kind", "selected_by", *known, "delta", "delta_low", "delta_high"]
     table = steered[steered["kind"].isin(["latent", "random_latent"]) & (steered["method"] == "add")]
@@ -242,8 +242,8 @@ def _mapping(steered: pd.DataFrame, palette: Palette) -> list[Figure | Logo]:
         data = own.drop_duplicates(["sae", "seed", "concept", "latent"])[kept]
         data = data.rename(columns={"delta_low": "low", "delta_high": "high"})
         data = data.assign(r=data["r"].abs(), label=data["concept"].map(concept_label))
-        for x, name in (("f1", "F1"), ("r", "|r|"), ("output_score", "Output score")):
-            chart = figures.mapping_scatter(data, palette, x, known[x])
+        for x, (name, axis) in known.items():
+            chart = figures.mapping_scatter(data, palette, x, axis)
             about = "All steered latents, random ones faint; 95% intervals."
             pick = {"layer": str(layer)}
             pictures.append(Figure(f"mapping-{x}-layer{layer}", f"{name} against effect", about, chart, data, pick))
