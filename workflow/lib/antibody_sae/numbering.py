@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from string import ascii_uppercase
@@ -300,15 +300,9 @@ def _states(first: int, columns: str) -> tuple[State, ...]:
     states = []
     state = first + 1
     for column in columns:
-        states.append(_state(state, column))
+        states.append((state, column))
         state += column != "i"
     return tuple(states)
-
-
-@cache
-def _state(number: int, kind: str) -> State:
-    """One object for all alignments that pass this state: there are some 400, and each alignment has 120."""
-    return number, kind
 
 
 def _find_long_cdr3(domains: list[_Domain], sequence: str) -> list[_Domain]:
