@@ -31,7 +31,7 @@ rule design:
         layer=lambda wildcards: design_branch(wildcards)[0],
         sae=lambda wildcards: design_branch(wildcards)[1],
         writing=WRITING,
-        numbering={key: config["numbering"][key] for key in ("species", "scheme")},
+        numbering=pick("numbering", "species", "scheme"),
         concepts=LABELS,
         code=code("design.py"),
     script:

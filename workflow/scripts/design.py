@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
-from antibody_sae import designs, interventions, models
+from antibody_sae import designs, interventions
 from antibody_sae.io import read_json, read_parquet
 from antibody_sae.jobs import job
-from antibody_sae.sae import SAE
+from antibody_sae.models import model as models
+from antibody_sae.sae.model import SAE
 
 snakemake = globals()["snakemake"]
 

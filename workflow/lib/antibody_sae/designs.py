@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antibody_sae import steering
 from antibody_sae.interventions import Intervention
 from antibody_sae.io import InputError, atomic
-from antibody_sae.models import AntibodyModel
+from antibody_sae.models.model import AntibodyModel
+from antibody_sae.steering import outcomes, sampling
 
 WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
 NUMBERING = {"species": ["human"], "scheme": "imgt"}
@@ -84,16 +84,16 @@ def design(
     refused: Counter[str] = Counter()
     batch = accepted = 0
     while accepted < n:
-        if batch * steering.BATCH >= MOST_TRIES * n + steering.BATCH:
+        if batch * sampling.BATCH >= MOST_TRIES * n + sampling.BATCH:
             reasons = ", ".join(f"{count} {why}" for why, count in refused.most_common())
             raise InputError(
-                f"design: {accepted} of {n} sequences after {batch * steering.BATCH} tries (refused: {reasons}); "
+                f"design: {accepted} of {n} sequences after {batch * sampling.BATCH} tries (refused: {reasons}); "
                 "lower the strength, loosen the constraints, or choose another latent"
             )
         written = _batch(model, layer, intervention, seed, batch, writing)
-        found = steering.number_texts(written["text"], writing, numbering)
+        found = outcomes.number_texts(written["text"], writing, numbering)
         table = written.merge(found.antibodies, on="text", how="left", validate="many_to_one")
-        labels = steering.label_concepts(found, list(counts), concepts or {}, writing["species"])
+        labels = outcomes.label_concepts(found, list(counts), concepts or {}, writing["species"])
         held = dict(zip(found.antibodies["text"], labels.tolist(), strict=True))
         chosen = []
         for i, each in enumerate(table.itertuples()):
@@ -116,9 +116,9 @@ def _batch(
     model: AntibodyModel, layer: int, intervention: Intervention, seed: int, batch: int, writing: Mapping[str, Any]
 ) -> pd.DataFrame:
     """Columns text, ended, row, batch, perplexity of one batch."""
-    arms, counts = [intervention], [steering.BATCH]
-    written = steering.generate(model, layer, arms, counts, writing, [seed, batch])
-    likelihood = steering.log_likelihoods(model, written, writing, ["human"], steering.BATCH)
+    arms, counts = [intervention], [sampling.BATCH]
+    written = sampling.generate(model, layer, arms, counts, writing, [seed, batch])
+    likelihood = sampling.log_likelihoods(model, written, writing, ["human"], sampling.BATCH)
     return written.drop(columns="arm").assign(batch=batch, perplexity=np.exp(-likelihood))
 
 
@@ -148,7 +148,7 @@ def _quota(
     return None
 
 
-def _describe(table: pd.DataFrame, found: steering.Numbered, seed: int) -> pd.DataFrame:
+def _describe(table: pd.DataFrame, found: outcomes.Numbered, seed: int) -> pd.DataFrame:
     """AIRR-style rows, one a chain, of accepted designs."""
     rows = []
     by_chain = dict(list(found.residues.groupby(["antibody_id", "chain"], sort=False)))
