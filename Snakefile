@@ -48,8 +48,11 @@ include: "workflow/rules/designs.smk"
 # A second or two of work on small tables, whatever the run's size: not worth a place in a cluster's queue.
 localrules:
     designs,
+    steer_confirm,
+    steer_doses,
     steer_effects,
     steer_tables,
+    steer_targets,
     tables,
 
 

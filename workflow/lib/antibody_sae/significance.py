@@ -6,12 +6,14 @@ targets. Intervals are 95 % and two-sided unless said otherwise.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import ndtr, ndtri
 
 Floats = NDArray[np.floating]
 LEVEL = 0.05
@@ -56,7 +58,7 @@ def log_odds_ratio(hits: Any, n: Any, hits0: Any, n0: Any) -> tuple[Floats, Floa
     hits, n, hits0, n0 = (np.asarray(v, float) for v in (hits, n, hits0, n0))
     cells = [hits + 0.5, n - hits + 0.5, hits0 + 0.5, n0 - hits0 + 0.5]
     value = np.log(cells[0]) - np.log(cells[1]) - np.log(cells[2]) + np.log(cells[3])
-    reach = stats.norm.ppf(1 - LEVEL / 2) * np.sqrt(sum(1 / cell for cell in cells))
+    reach = ndtri(1 - LEVEL / 2) * np.sqrt(sum(1 / cell for cell in cells))
     value = np.where((n > 0) & (n0 > 0), value, np.nan)
     return value, value - reach, value + reach
 
@@ -78,6 +80,13 @@ def ratio_bound(mean: Any, sd: Any, n: Any, mean0: Any, sd0: Any, n0: Any) -> Fl
 
 _QUANTILES = (np.arange(400) + 0.5) / 400
 """Where the mean over a fiducial distribution is taken."""
+
+
+@cache
+def _chi2(freedom: int) -> Floats:
+    return stats.chi2.ppf(_QUANTILES, freedom)
+
+
 FEWEST = 3
 """Random arms below which nothing is held against them."""
 
@@ -96,8 +105,8 @@ def null_of(hits: Floats, n: Floats) -> Null | None:
     """The null of random arms with `hits` of `n` sequences each; None with fewer than FEWEST.
 
     How far they spread beyond their sampling is itself uncertain, and few or small arms may hide it: the variance has
-    the fiducial distribution (m - 1) s^2 / chi^2 with m - 1 degrees, less their sampling variance (Fisher; for mixed models
-    Weerahandi 1995, ISBN 978-1-4612-0825-9).
+    the fiducial distribution (m - 1) s^2 / chi^2 with m - 1 degrees, less their sampling variance (Fisher; for mixed
+    models Weerahandi 1995, ISBN 978-1-4612-0825-9).
     """
     hits, n = np.asarray(hits, float), np.asarray(n, float)
     hits, n = hits[n > 0], n[n > 0]
@@ -106,7 +115,7 @@ def null_of(hits: Floats, n: Floats) -> Null | None:
         return None
     x = np.arcsin(np.sqrt(hits / n))
     sampling = float((1 / (4 * n)).mean())
-    spread = np.maximum((m - 1) * x.var(ddof=1) / stats.chi2.ppf(_QUANTILES, m - 1) - sampling, 0.0)
+    spread = np.maximum((m - 1) * x.var(ddof=1) / _chi2(m - 1) - sampling, 0.0)
     return Null(float(x.mean()), spread + (spread + sampling) / m)
 
 
@@ -119,7 +128,7 @@ def beyond(null: Null | None, hits: float, n: float, sign: float) -> float:
     if null is None or not n > 0:
         return float("nan")
     z = (np.arcsin(np.sqrt(hits / n)) - null.centre) / np.sqrt(1 / (4 * n) + null.variances)
-    return float(stats.norm.sf(sign * z).mean())
+    return float(ndtr(-sign * z).mean())
 
 
 def detectable(null: Null | None, n: float, rate: float, sign: float, power: float = 0.8) -> float:
@@ -128,7 +137,7 @@ def detectable(null: Null | None, n: float, rate: float, sign: float, power: flo
     if null is None or not n > 0:
         return float("nan")
     error = float(np.sqrt(1 / (4 * n) + np.median(null.variances)))
-    need = null.centre + sign * (stats.norm.ppf(1 - LEVEL) * error + stats.norm.ppf(power) / np.sqrt(4 * n))
+    need = null.centre + sign * (ndtri(1 - LEVEL) * error + ndtri(power) / np.sqrt(4 * n))
     return float(np.sin(need) ** 2 - rate) if 0 <= need <= np.pi / 2 else float("nan")
 
 

@@ -78,7 +78,7 @@ def outcomes(
     reference: Sequence[str],
     most: int,
 ) -> pd.DataFrame:
-    """What became of each row of `written`: valid, heavy, light, v_gene, j_gene, cdr3 and fr4 (of the heavy, else the
+    """What became of each row of `written`: valid (whole, and ended by itself), heavy, light, v_gene, j_gene, cdr3 and fr4 (of the heavy, else the
     light chain), edit_distance (of each arm's first `most` rows), and one bool column a concept.
 
     `settings` holds the sections `numbering` and `concepts`; `reference` the training sequences among which the nearest
@@ -96,6 +96,7 @@ def outcomes(
     held = label_concepts(found, names, settings["concepts"], writing["species"])
     table = pd.concat([table, pd.DataFrame(held, columns=names)], axis=1)
     rows = written.merge(table.drop(columns="antibody_id"), on="text", how="left", validate="many_to_one")
+    rows["valid"] = rows["valid"] & rows["ended"]
     near = (rows["row"] < most).to_numpy() & (rows["text"].str.len() > 0).to_numpy()
     rows["edit_distance"] = np.nan
     if len(reference) and near.any():
