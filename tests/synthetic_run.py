@@ -216,7 +216,8 @@ def _concept_tables(run: Run) -> None:
     complexity = [{**key, "subset": s, "latents": 60, "dense": 0.1, "density_mean": 0.02,
                    "n_concepts_mean": mean.get(key["sae"], 2.5), "n_above_yes_mean": mean.get(key["sae"], 2.5) / 2,
                    "entropy_region_mean": mean.get(key["sae"], 2.0) / 2,
-                   "entropy_residue_mean": 2.0} for key in keys for s in ("all", "first 64", "others", "matched density")]  # fmt: skip
+                   "entropy_residue_mean": 2.0}
+                  for key in keys for s in ("all", "first 64", "others", "matched density")]  # fmt: skip
     pd.DataFrame(complexity).to_csv(folder / "complexity.csv", index=False)
     best = [
         pd.read_parquet(run.folder / "concepts" / s.folder / "best.parquet").assign(**key)
@@ -226,8 +227,8 @@ def _concept_tables(run: Run) -> None:
 
 
 def _joined(plan: plans.Plan, lift: dict[tuple[str, int], float], rng: np.random.Generator) -> pd.DataFrame:
-    """The plan's arms with outcomes, as `measured.joined` gives them; `lift` is what a length of 0.3 adds to TARGETS[0],
-    by (kind, latent or -1)."""
+    """The plan's arms with outcomes, as `measured.joined` gives them; `lift` is what a length of 0.3 adds to
+    TARGETS[0], by (kind, latent or -1)."""
     rows = []
     for arm in plan.table.itertuples():
         n = int(arm.n)

@@ -83,7 +83,8 @@ def test_headline_has_every_sae_with_its_figures_and_the_controls(summary):
 
 
 def _claims(rows, seeds=3):
-    """claims.json of made-up confirmed arms: rows (sae, criterion or kind, concept, log odds, steerable), in each seed."""
+    """claims.json of made-up confirmed arms: rows (sae, criterion or kind, concept, log odds, steerable), in each
+    seed."""
     known = dict.fromkeys(claims._FIGURES, 0.0)
     table = pd.DataFrame([
         {**known, "sae": sae, "architecture": sae, "layer": 2, "seed": seed, "concept": concept, "log_odds": odds,

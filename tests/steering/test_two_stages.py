@@ -37,8 +37,8 @@ def make_known(rng):
 
 
 def outcomes_of(plan, effect, rng):
-    """Arms with outcomes as `measured.joined` gives them; effect(kind, latent, length) is the change of each target's log
-    odds, [targets]."""
+    """Arms with outcomes as `measured.joined` gives them; effect(kind, latent, length) is the change of each target's
+    log odds, [targets]."""
     table = plan.table.copy()
     logit = np.log(BASE / (1 - BASE)) + np.stack([
         effect(kind, latent, length)
@@ -73,7 +73,8 @@ def run(rng, effect, levers=1, saes=("topk-seed0",), settings=SETTINGS):
 
 
 def alike(rng, spread, power):
-    """Every vector moves every target by chance, the further the longer: nothing tells a candidate from a random one."""
+    """Every vector moves every target by chance, the further the longer: nothing tells a candidate from a random
+    one."""
     own = {}
 
     def of(unit):

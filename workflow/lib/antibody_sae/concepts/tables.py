@@ -58,9 +58,9 @@ _BINS = np.arange(-6, 0.01, 0.25)
 def complexity(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     """tables/complexity.csv: how involved the activation patterns are, per layer, SAE and seed, over living latents.
 
-    Mean and median of each measure for all latents, the first 64 (where Ordered puts its broadest) and the others, and the
-    mean at matched density: among a layer's and seed's SAEs each bin of density weighs the fewest latents that any of them
-    has in it, so that a denser SAE is not the more complex for that.
+    Mean and median of each measure for all latents, the first 64 (where Ordered puts its broadest) and the others, and
+    the mean at matched density: among a layer's and seed's SAEs each bin of density weighs the fewest latents that any
+    of them has in it, so that a denser SAE is not the more complex for that.
     """
     rows = []
     living = [t[t["max_activation"] > 0] for t in tables]

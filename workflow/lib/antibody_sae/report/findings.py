@@ -44,7 +44,7 @@ def interval(found: Interval | Mapping[str, Any], scale: float = 1.0, fmt: str =
     if mean is None or not math.isfinite(mean):
         return "–"
     known = low is not None and high is not None and math.isfinite(low)
-    return f"{scale * mean:{fmt}}" + (f" [{scale * low:{fmt}}, {scale * high:{fmt}}]" if known else "")
+    return f"{scale * mean + 0.0:{fmt}}" + (f" [{scale * low:{fmt}}, {scale * high:{fmt}}]" if known else "")
 
 
 def _verdict(low: float | None, high: float | None, seeds: int) -> str:
@@ -100,8 +100,8 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
     if not len(run.criteria) or control is None:
         return _untested(claim, "No TopK latent was steered in this run.")
     text = (
-        f"Of {control['trained']} targets the trained vector steers {control['trained_steers']}. Of TopK's latents with "
-        f"the best F1 for those, {control['best_f1_steers']} of {control['best_f1']} do."
+        f"Of {control['trained']} targets the trained vector steers {control['trained_steers']}. Of TopK's latents "
+        f"with the best F1 for those, {control['best_f1_steers']} of {control['best_f1']} do."
     )
     difference = control["difference"]
     if difference["mean"] is not None:
@@ -113,8 +113,8 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
         passed, arms = (sum(entry[key] for entry in chance) for key in ("passed", "arms"))
         text += f" Held against each other, {passed} of {arms} random latents pass at p < 0.05."
     rule = (
-        "confirmed where, over targets that the trained vector steers, the share steered by TopK's latent with the best "
-        "F1 lies below the vector's (95% interval of the difference below 0)"
+        "confirmed where, over targets that the trained vector steers, the share steered by TopK's latent with the "
+        "best F1 lies below the vector's (95% interval of the difference below 0)"
     )
     if not control["trained"]:
         return _finding(claim, "not tested", text + " This run has no trained vector to judge by.", rule)
@@ -166,8 +166,8 @@ def _reliability(claims: Mapping[str, Any]) -> dict[str, str]:
     if others:
         text += f" By the other criteria: {'; '.join(others)}."
     rule = (
-        "confirmed where Ordered less TopK of the confirmed log odds ratios of the latents with the best F1 lies above 0 "
-        "(95% interval over targets, seeds within them)"
+        "confirmed where Ordered less TopK of the confirmed log odds ratios of the latents with the best F1 lies "
+        "above 0 (95% interval over targets, seeds within them)"
     )
     return _finding(claim, _verdict(odds["low"], odds["high"], claims["seeds"]), text, rule)
 
@@ -177,8 +177,8 @@ COMPLEXITY = {
     "entropy_region_mean": ("bits of entropy over regions", ".2f"),
     "entropy_residue_mean": ("over residues", ".2f"),
 }
-"""Measures of how complex an activation pattern is, columns of tables/complexity.csv with their names. The first decides,
-between latents of matched density; entropies are secondary."""
+"""Measures of how complex an activation pattern is, columns of tables/complexity.csv with their names. The first
+decides, between latents of matched density; entropies are secondary."""
 
 
 def _complexity(run: Run) -> dict[str, str]:
@@ -196,8 +196,8 @@ def _complexity(run: Run) -> dict[str, str]:
     by = [matched[kinds == kind].groupby(["seed", "layer"])[column].mean() for kind in ("ordered", "topk")]
     difference = paired(*by)
     text = (
-        f"Of latents of matched density an Ordered one has {joined(parts)} on average, TopK's in brackets; difference in "
-        f"concepts {interval(difference)} over seeds."
+        f"Of latents of matched density an Ordered one has {joined(parts)} on average, TopK's in brackets; "
+        f"difference in concepts {interval(difference)} over seeds."
     )
     rule = "confirmed where the difference in concepts lies above 0 (95% interval over seeds)"
     return _finding(claim, _verdict(difference.low, difference.high, matched["seed"].nunique()), text, rule)

@@ -133,9 +133,9 @@ def _plain(value: Any) -> Any:
 
 
 def headline(found: Mapping[str, Any]) -> str:
-    """summary.json as plain text: a line an SAE (FVU, dead latents, best F1 of each target, how many targets the latents
-    with the best F1 steer, their mean change in points with its 95% interval, the random latents' mean range), then the
-    findings."""
+    """summary.json as plain text: a line an SAE (FVU, dead latents, best F1 of each target, how many targets the
+    latents with the best F1 steer, their mean change in points with its 95% interval, the random latents' mean range),
+    then the findings."""
     labels = [concept_label(target) for target in found["targets"]]
     header = ["SAE", "FVU", "dead", *(f"F1 {label}" for label in labels), "steered by best F1", "mean change", "random"]
     lines = [header]

@@ -19,8 +19,8 @@ TRAINED = "trained"
 _FIGURES = [
     "kind", "latent", "f1", "r", "length", "norm", "strength", "n", "rate", "baseline_rate", "delta", "delta_low",
     "delta_high", "log_odds", "log_odds_low", "log_odds_high", "effect_sd", "p_length", "p_tries", "p_value",
-    "p_common", "q_value", "detectable", "valid", "perplexity", "perplexity_ratio", "perplexity_ratio_high", "unique", "acceptable",
-    "steerable", "random_low", "random_high",
+    "p_common", "q_value", "detectable", "valid", "perplexity", "perplexity_ratio", "perplexity_ratio_high", "unique",
+    "acceptable", "steerable", "random_low", "random_high",
 ]  # fmt: skip
 
 

@@ -15,8 +15,8 @@ COMPLETE = 0.95
 
 
 def towards(arms: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
-    """Arms by target: columns row (place of the arm), concept, criteria (";"-joined, of a latent), hits. Random arms and
-    no steering stand beside every target, the others beside those that they were chosen for."""
+    """Arms by target: columns row (place of the arm), concept, criteria (";"-joined, of a latent), hits. Random arms
+    and no steering stand beside every target, the others beside those that they were chosen for."""
     found = pairs(arms)
     chosen = found.groupby(["row", "concept"], sort=False)["criterion"].agg(lambda c: ";".join(c.dropna()) or None)
     everywhere = np.flatnonzero(arms["kind"].isin([*RANDOM, "none"]))
@@ -28,13 +28,13 @@ def towards(arms: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
 
 
 def choose(explored: Sequence[pd.DataFrame], targets: Sequence[str], bound: float) -> pd.DataFrame:
-    """The length of each target, kind and direction of pushing, one for all SAEs of a layer, so that what is compared is
-    equally long.
+    """The length of each target, kind and direction of pushing, one for all SAEs of a layer, so that what is compared
+    is equally long.
 
     `explored`: arms with their outcomes (`measured.joined`), of each SAE and of the layer, no steering
-    among them. All arms of a kind are pooled. Of the lengths at which the share of complete sequences is not below COMPLETE
-    (by its 95 % interval) and the perplexity is at most `bound` times the unsteered one, that with the largest log odds
-    ratio in the direction of pushing is taken; where there is none, the shortest.
+    among them. All arms of a kind are pooled. Of the lengths at which the share of complete sequences is not below
+    COMPLETE (by its 95 % interval) and the perplexity is at most `bound` times the unsteered one, that with the largest
+    log odds ratio in the direction of pushing is taken; where there is none, the shortest.
 
     Returns one row a target, kind and length: concept, kind, length, arms, n, n_valid, hits, rate, log_odds, valid,
     perplexity_ratio, acceptable, chosen.

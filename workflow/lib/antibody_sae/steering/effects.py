@@ -1,9 +1,9 @@
 """Did an intervention do more than no steering, and more than any push of its size?
 
 Rates are shares of the complete sequences. A confirmed arm is held against random arms of the same length and of the
-same SAE (what needs no SAE, against random directions), and against random arms at the length that exploration chose for
-*them* and that target: they had the same tries, so choosing a length is no advantage. Nothing is compared across lengths
-by extrapolation: without random arms of its length an arm has no p-value.
+same SAE (what needs no SAE, against random directions), and against random arms at the length that exploration chose
+for *them* and that target: they had the same tries, so choosing a length is no advantage. Nothing is compared across
+lengths by extrapolation: without random arms of its length an arm has no p-value.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ def effects(
     confirmed, explored: arms with their outcomes (`joined`) of each SAE's unit and of LAYER; tested: what was known of
     each SAE's latents; bound: of the perplexity ratio.
 
-    effects: a row an arm and target; the layer's arms stand in every SAE's table (`owner`). Explored arms (`stage`) have
-    rates only. log_odds: log odds ratio against no steering, with its interval; delta: the same in shares.
+    effects: a row an arm and target; the layer's arms stand in every SAE's table (`owner`). Explored arms (`stage`)
+    have rates only. log_odds: log odds ratio against no steering, with its interval; delta: the same in shares.
     p_length, p_tries: one-sided, against random arms of this length, and against those at the length chosen for them;
-    p_value: the larger of the two (of a random arm p_length, against the others). p_common: against the random latents of
-    all SAEs of the layer. effect_sd: log odds ratio less the random arms' mean, in their standard deviations; random_low,
-    random_high: their range of changes. detectable: the change that would have been found with 80 % power. q_value:
-    within the arm's family (`families`). acceptable: at least COMPLETE complete, `bound` above the perplexity ratio's upper bound, and DISTINCT.
-    steerable: acceptable, q < 0.05, and the interval of the log odds ratio on the pushed side of 0.
-    side effects: every confirmed arm but the random ones by every concept.
+    p_value: the larger of the two (of a random arm p_length, against the others). p_common: against the random latents
+    of all SAEs of the layer. effect_sd: log odds ratio less the random arms' mean, in their standard deviations;
+    random_low, random_high: their range of changes. detectable: the change that would have been found with 80 % power.
+    q_value: within the arm's family (`families`). acceptable: at least COMPLETE complete, `bound` above the perplexity
+    ratio's upper bound, and DISTINCT. steerable: acceptable, q < 0.05, and the interval of the log odds ratio on the
+    pushed side of 0. side effects: every confirmed arm but the random ones by every concept.
     """
     layer = explored[LAYER]
     baseline = layer[layer["kind"] == "none"].iloc[0]
@@ -222,8 +222,8 @@ def _families(table: pd.DataFrame) -> pd.Series:
 
 
 def families(table: pd.DataFrame) -> list[tuple[str, pd.Index]]:
-    """(criterion or "", rows) of each family of one SAE's p-values: the latents of a criterion, each further kind made of
-    latents, and all directions that need no SAE; pushing up and pushing down apart. Random arms are in none."""
+    """(criterion or "", rows) of each family of one SAE's p-values: the latents of a criterion, each further kind made
+    of latents, and all directions that need no SAE; pushing up and pushing down apart. Random arms are in none."""
     out = []
     usable = table[~table["kind"].isin([*RANDOM, "none"])]
     for _, side in usable.groupby(np.sign(usable["length"])):

@@ -7,7 +7,8 @@ import pandas as pd
 
 def measure(rows: pd.DataFrame) -> pd.DataFrame:
     """Outcomes by arm: n, n_valid and valid (complete, and ended by themselves), unique (share of distinct sequences),
-    scored, log_likelihood and its sd (nats a residue, of the scored), edit_distance; and `hits:<concept>` among the valid.
+    scored, log_likelihood and its sd (nats a residue, of the scored), edit_distance; and `hits:<concept>` among the
+    valid.
     """
     concepts = [column for column in rows.columns if "=" in column]
     rows = rows.assign(**{concept: rows[concept] & rows["valid"] for concept in concepts})

@@ -78,8 +78,9 @@ def outcomes(
     reference: Sequence[str],
     most: int,
 ) -> pd.DataFrame:
-    """What became of each row of `written`: valid (whole, and ended by itself), heavy, light, v_gene, j_gene, cdr3 and fr4 (of the heavy, else the
-    light chain), edit_distance (of each arm's first `most` rows), and one bool column a concept.
+    """What became of each row of `written`: valid (whole, and ended by itself), heavy, light, v_gene, j_gene, cdr3 and
+    fr4 (of the heavy, else the light chain), edit_distance (of each arm's first `most` rows), and one bool column a
+    concept.
 
     `settings` holds the sections `numbering` and `concepts`; `reference` the training sequences among which the nearest
     is looked for (Levenshtein distance, in residues).

@@ -28,11 +28,11 @@ _ROWS = 512
 def measures(model: AntibodyModel, layer: int, sae: SAE, chains: str, species: str) -> dict[str, Floats]:
     """output_score and delta_token_confidence, [latents] each.
 
-    output_score (Arad et al. 2025, arXiv:2505.20063): with AMPLIFIED times the largest activation at that position added
-    to the latent, (1 - rank / 20) p, of the best rank and the largest probability among the LENS residues that the
-    latent's logit lens puts first. delta_token_confidence (arXiv:2510.03659): |C' - C| with C = -log p of the most likely
-    residue and C' the same where the code holds that latent alone, at AMPLIFIED times its largest training activation.
-    Probabilities are of the 20 residues.
+    output_score (Arad et al. 2025, arXiv:2505.20063): with AMPLIFIED times the largest activation at that position
+    added to the latent, (1 - rank / 20) p, of the best rank and the largest probability among the LENS residues that
+    the latent's logit lens puts first. delta_token_confidence (arXiv:2510.03659): |C' - C| with C = -log p of the
+    most likely residue and C' the same where the code holds that latent alone, at AMPLIFIED times its largest
+    training activation. Probabilities are of the 20 residues.
     """
     ids = torch.tensor([model.residue_tokens[residue] for residue in RESIDUES])
     seen: list[Tensor] = []

@@ -26,9 +26,9 @@ from antibody_sae.steering.criteria import ASSOCIATED, Known
 from antibody_sae.steering.directions import typical_length
 
 COLUMNS = ("arm", "kind", "concept", "selected_by", "latent", "length", "strength", "norm", "n")
-"""concept, selected_by: what the arm was chosen for and by, in pairs joined by ";" (empty: every target); length: of the
-added vector, in root mean square lengths of the centred residual stream, negative where it suppresses; strength: the
-same in multiples of the latent's largest activation; norm: its length in raw units."""
+"""concept, selected_by: what the arm was chosen for and by, in pairs joined by ";" (empty: every target); length: of
+the added vector, in root mean square lengths of the centred residual stream, negative where it suppresses; strength:
+the same in multiples of the latent's largest activation; norm: its length in raw units."""
 RANDOM = ("random_latent", "random_direction")
 FEWEST = 4
 """Sequences of an explored arm at least."""
@@ -52,8 +52,8 @@ class _Arms:
         self.vectors: list[Tensor] = []
 
     def add(self, kind: str, direction: Tensor, tries: int = 1, unit: float = float("nan"), **about: Any) -> None:
-        """Arms along `direction`; `tries` arms of this kind share the sequences that choose a target's length; `unit` is
-        the norm of strength 1."""
+        """Arms along `direction`; `tries` arms of this kind share the sequences that choose a target's length; `unit`
+        is the norm of strength 1."""
         n = max(FEWEST, -(-self.settings["explore_n"] // tries))
         for length in self.settings["norms"]:
             self.vectors.append(length * self.rms * direction / direction.norm().clamp(min=1e-12))
@@ -103,8 +103,9 @@ def explore_sae(
     [targets, d_model]}) made of its latents.
 
     `chosen` are the (criterion, latent) pairs of each target; `rms` is the store's `typical_length`. A latent chosen
-    for several targets or by several criteria is one arm. Matched latents are as dense and as large as the target's candidate
-    and go with it least, as many as each criterion's `candidates`; shuffled signs turn that candidate's direction.
+    for several targets or by several criteria is one arm. Matched latents are as dense and as large as the target's
+    candidate and go with it least, as many as each criterion's `candidates`; shuffled signs turn that candidate's
+    direction.
     """
     rng = np.random.default_rng([seed, zlib.crc32(sae.config["architecture"].encode())])
     arms = _Arms(settings, rms)
@@ -140,8 +141,8 @@ def explore_sae(
 
 
 def pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a target and criterion of each arm that was chosen for some: columns row (its place in the table), concept
-    and criterion (None but for latents)."""
+    """One row a target and criterion of each arm that was chosen for some: columns row (its place in the table),
+    concept and criterion (None but for latents)."""
     out = []
     for row, (concepts, criteria) in enumerate(zip(table["concept"], table["selected_by"], strict=True)):
         if isinstance(concepts, str):

@@ -59,8 +59,8 @@ def sections(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Section]
         Section("Quality of what was written", figures=_quality(run, steered, palette), picks=layer),
         Section(
             "What is written, residue by residue",
-            "CDR-H3 and FR4 of the sequences written under each SAE's latent with the best F1, beside no steering. Letter height "
-            "in bits.",
+            "CDR-H3 and FR4 of the sequences written under each SAE's latent with the best F1, beside no steering. "
+            "Letter height in bits.",
             figures=list(_logos(run)),
             picks=both,
         ),
@@ -94,8 +94,8 @@ def slug(text: str) -> str:
 def effects(run: Run, palette: Palette) -> list[Figure | Logo]:
     """Change of each target by the latent with the best F1, by SAE; one picture a layer."""
     about = (
-        "By the latent with the best F1, at the length that exploration chose, on fresh sequences (95% interval); grey: "
-        "the range over random latents of that length; open diamond: difference of means, the supervised direction."
+        "By the latent with the best F1, at the length that exploration chose, on fresh sequences (95% interval); "
+        "grey: the range over random latents of that length; open diamond: difference of means."
     )
     if run.many_seeds:
         about += " A lane each seed."
