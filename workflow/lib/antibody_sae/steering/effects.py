@@ -115,7 +115,7 @@ def _rates(arms: pd.DataFrame, baseline: pd.Series, targets: Sequence[str], boun
 
 
 def _changes(hits: Any, n: Any, hits0: Any, n0: Any) -> dict[str, Any]:
-    hits, n = np.asarray(hits, float), np.asarray(n, float)
+    hits, n, hits0, n0 = (np.asarray(value, float) for value in (hits, n, hits0, n0))
     low, high = wilson(hits, n)
     delta_low, delta_high = difference_interval(hits, n, hits0, n0)
     odds, odds_low, odds_high = log_odds_ratio(hits, n, hits0, n0)
