@@ -10,7 +10,7 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-HERE = Path(workflow.basedir)
+HERE = Path(workflow.current_basedir)  # this file's folder, also where another workflow imports this one as a module
 sys.path.insert(0, str(HERE / "workflow" / "lib"))
 os.environ |= {
     "PYTHONPATH": os.pathsep.join([str(HERE / "workflow" / "lib"), *filter(None, [os.getenv("PYTHONPATH")])])
@@ -43,14 +43,6 @@ include: "workflow/rules/concepts.smk"
 include: "workflow/rules/steering.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/designs.smk"
-
-
-# A second or two of work on small tables, whatever the run's size: not worth a place in a cluster's queue.
-localrules:
-    designs,
-    steer_effects,
-    steer_tables,
-    tables,
 
 
 onstart:
