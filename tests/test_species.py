@@ -2,7 +2,7 @@
 
 import pytest
 from antibody_sae import species
-from antibody_sae.presets import PRESETS
+from antibody_sae.models.presets import PRESETS
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ rule merge_numbering:
     output:
         chains=f"{OUT}/numbering/chains.parquet",
         residues=f"{OUT}/numbering/residues.parquet",
+        summary=f"{OUT}/numbering/summary.json",
     log:
         f"{OUT}/logs/merge_numbering.log",
     benchmark:

@@ -8,7 +8,8 @@ is not known is None, never a default: the caller counts it, or asks.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 _WORDS = {
     "human": ("homo sapiens", "homsap", "9606", "humans", "h sapiens"),
@@ -30,6 +31,11 @@ _WORDS = {
 NAMES = tuple(_WORDS)
 _CAMELIDS = ("camelid", "camel", "alpaca", "llama")
 """Told apart by databases, but of one kind for models and germlines."""
+PROFILES = {
+    "human": "HKL", "mouse": "HKL", "rat": "HKL", "rabbit": "HKL", "rhesus": "HKL", "pig": "HKL", "alpaca": "H",
+    "cow": "HKL",
+}  # fmt: skip
+"""What numbering offers: species, and the chain types of which it has V germlines."""
 _NAMED = {word: name for name, words in _WORDS.items() for word in (name, *words)}
 _PHRASE = re.compile(r"\b(?:" + "|".join(sorted(_NAMED, key=len, reverse=True)) + r")\b")
 _MIXED = re.compile(r"\b(?:humani[sz]ed|chimer\w*|transgen\w*)\b")
@@ -60,3 +66,27 @@ def tag(name: str, offered: Sequence[str]) -> str | None:
     """The word of a model's own (`offered`) for a species: IgLM reads all camelids as camel; None if it has none."""
     alike = (name, *_CAMELIDS) if name in _CAMELIDS else (name,)
     return next((word for word in alike if word in offered), None)
+
+
+def mistakes(
+    sequences: Mapping[str, Any], numbered: Sequence[str], model: str, offered: Sequence[str]
+) -> Iterator[str]:
+    """What cannot work of a configuration's species, before any job: `sequences` is its section, `numbered` are
+    numbering.species, `offered` the species tags of the model (empty where it has none)."""
+    name = sequences["species"]
+    if canonical(name) != name:
+        near = canonical(name)
+        hint = f"write {near}" if near else f"known are {', '.join(NAMES)}"
+        yield f"sequences.species: {name!r} is no name of a species here; {hint}"
+        return
+    for key, one in (("sequences.species", name), *(("numbering.species", one) for one in numbered)):
+        if offered and tag(one, offered) is None:
+            yield f"{key}: model {model} cannot read or write {one} antibodies, only those of {', '.join(offered)}"
+    if sequences["source"] == "generate" and profile(name) not in numbered:
+        yield (
+            f"numbering.species: {', '.join(numbered)}, but sequences.species asks for {name} antibodies; "
+            f"add {profile(name)}"
+        )
+    for letter, types, title in (("H", "H", "heavy"), ("L", "KL", "light")):
+        if letter in sequences["chains"] and not any(set(types) & set(PROFILES[one]) for one in numbered):
+            yield f"numbering.species: there are no germlines of {title} chains of {', '.join(numbered)}"
