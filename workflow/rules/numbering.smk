@@ -21,6 +21,7 @@ rule number:
         runtime=minutes(60),
     params:
         numbering=config["numbering"],
+        complete=config["sequences"]["complete"],
         code=code("number.py"),
     script:
         "../scripts/number.py"

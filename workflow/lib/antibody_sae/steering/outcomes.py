@@ -53,7 +53,11 @@ class Numbered:
 
 
 def number_texts(texts: Iterable[str], writing: Mapping[str, Any], settings: Mapping[str, Any]) -> Numbered:
-    """Number each distinct text once; `settings` is the `numbering` section (species, scheme)."""
+    """Number each distinct text once; `settings` is the `numbering` section (species, scheme).
+
+    Incomplete domains are not valid, unless `writing` says that the model need not write complete ones.
+    """
+    whole = writing.get("complete", True)
     distinct = list(dict.fromkeys(texts))
     pairs = split_chains(distinct, writing["chains"], settings["species"])
     columns: dict[str, Any] = {"antibody_id": [f"s{i}" for i in range(len(distinct))], "text": distinct}
@@ -62,7 +66,9 @@ def number_texts(texts: Iterable[str], writing: Mapping[str, Any], settings: Map
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("antibodies.parquet", "chains.parquet", "residues.parquet")]
         write_parquet(antibodies, paths[0])
-        numbering_tables.number_chunk(paths[0], 0, 1, settings["species"], settings["scheme"], paths[1], paths[2], True)
+        numbering_tables.number_chunk(
+            paths[0], 0, 1, settings["species"], settings["scheme"], paths[1], paths[2], whole
+        )
         chains, residues = read_parquet(paths[1]), read_parquet(paths[2])
     bad = set(chains.loc[chains["status"] != "ok", "antibody_id"])
     antibodies["valid"] = antibodies["antibody_id"].isin(set(chains["antibody_id"]) - bad)
