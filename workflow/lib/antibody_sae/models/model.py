@@ -28,6 +28,7 @@ from transformers.masking_utils import sdpa_mask
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.io import InputError, sha256_file
 from antibody_sae.models.presets import ModelSpec, resolve
+from antibody_sae.species import tag
 
 transformers.logging.set_verbosity_error()
 GROWTH = 32
@@ -176,9 +177,10 @@ class AntibodyModel:
                 f"not {chains}"
             )
         text = self.spec.templates[chains]
-        if "{species}" in text and species not in self.spec.species:
+        word = tag(species, self.spec.species)
+        if "{species}" in text and word is None:
             raise InputError(f"model {self.spec.name}: species {species!r} is none of {', '.join(self.spec.species)}")
-        text = text.replace("{species}", species.upper())
+        text = text.replace("{species}", (word or "").upper())
         names = sorted((*self._vocabulary, "{heavy}", "{light}"), key=len, reverse=True)
         pieces = re.findall("|".join(map(re.escape, names)), text)
         if "".join(pieces) != text:
