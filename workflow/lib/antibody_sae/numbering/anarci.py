@@ -164,24 +164,6 @@ def split_chains(texts: Sequence[str], chains: str, species: Sequence[str]) -> l
     return [(text or None, None) if chains == "H" else (None, text or None) for text in texts]
 
 
-def domains(sequences: Sequence[str], species: Sequence[str] = ("human",)) -> list[list[tuple[str, str]]]:
-    """[(H, K or L; piece)] of each sequence, cut between its variable domains: in the middle of a linker, or where the
-    first domain's profile ends. Empty where there is no domain, or the sequence is no protein."""
-    valid = [s for s in dict.fromkeys(sequences) if _PROTEIN.fullmatch(s)]
-    found = dict(zip(valid, _align(valid, tuple(species)), strict=True))
-    pieces: list[list[tuple[str, str]]] = []
-    for sequence in sequences:
-        here = found.get(sequence, [])
-        cuts = [0]
-        for one, other in pairwise(here):
-            missing = get_hmm_length(*one.profile.split("_")) - one.states[-1][0]
-            linker = other.start - one.end - missing - (other.states[0][0] - 1)
-            cuts.append(min(one.end + missing + max(linker, 0) // 2, other.start))
-        ends = [*cuts[1:], len(sequence)]
-        pieces.append([(d.chain, sequence[a:b]) for d, a, b in zip(here, cuts, ends, strict=False)])
-    return pieces
-
-
 def gene(allele: str | None) -> str | None:
     """IGHV3-23*01 -> IGHV3-23."""
     return allele.split("*")[0] if allele else None

@@ -30,6 +30,7 @@ from antibody_sae.io import (
 )
 from antibody_sae.numbering import anarci
 from antibody_sae.numbering.anarci import Numbered
+from antibody_sae.numbering.domains import domains
 from antibody_sae.sequences import readers
 from antibody_sae.sequences.pairing import Cells
 from antibody_sae.sequences.records import Record, Settings, is_nucleotides, open_frames
@@ -330,7 +331,7 @@ def _split_domains(records: Sequence[Record], number: _Numbering, species: Seque
     """Cut a chain of two variable domains, an scFv, into one chain each."""
     found = number(r.chains[0] for r in records)
     whole = [r for r, one in zip(records, found, strict=True) if _status(one) != one.status]
-    for record, pieces in zip(whole, anarci.domains([r.chains[0] for r in whole], species), strict=True):
+    for record, pieces in zip(whole, domains([r.chains[0] for r in whole], species), strict=True):
         record.chains = tuple(piece for _, piece in pieces)
 
 
