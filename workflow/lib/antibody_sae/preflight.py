@@ -52,7 +52,7 @@ def measure(config: Mapping[str, Any]) -> Rates:
     import torch
 
     from antibody_sae.models import model as models
-    from antibody_sae.numbering.anarci import anarci
+    from antibody_sae.numbering import anarci
     from antibody_sae.sae.settings import settings_from
     from antibody_sae.sae.trainer import Trainer
 
