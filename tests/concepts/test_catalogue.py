@@ -224,7 +224,7 @@ def with_columns(run_folder, run, columns: dict[str, dict[str, str]]):
 def test_columns_are_settled_before_labelling(tmp_path):
     n = 40
     ids = [f"{i:020x}" for i in range(n)]
-    table = pd.DataFrame({"antibody_id": ids, "titre": [str(i / 4) for i in range(n)], 
+    table = pd.DataFrame({"antibody_id": ids, "titre": [str(i / 4) for i in range(n)],
                           "grade": [str(i % 3) for i in range(n)],
                           "rare": ["yes"] * 3 + [None] * (n - 3), "name": [f"mab {i}" for i in range(n)], "all": "lab",
                           "disease": ["None", "flu"] * (n // 2)})  # fmt: skip

@@ -1,9 +1,10 @@
 """Tables as databases and tools write them, known by the names of their columns."""
 
 import pytest
+import yaml
 from antibody_sae.io import InputError
 from antibody_sae.sequences import readers
-from antibody_sae.sequences.columns import plain
+from antibody_sae.sequences.columns import KNOWN, plain
 from antibody_sae.sequences.records import Settings
 
 HEAVY = "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGQGTLVTVSS"
@@ -113,3 +114,14 @@ def test_only_a_header_is_read_to_know_the_metadata(tmp_path):
 
 def test_names_are_compared_without_case_blanks_and_punctuation():
     assert {plain(name) for name in ("VH or VHH", "vh_or_vhh", "VHorVHH", " VH-or-VHH ")} == {"vhorvhh"}
+
+
+def test_the_documentation_lists_every_column_that_can_be_named(root):
+    text = (root / "docs" / "formats.md").read_text()
+    schema = yaml.safe_load((root / "workflow" / "schemas" / "config.schema.yaml").read_text())
+    columns = schema["properties"]["sequences"]["properties"]["columns"]["properties"]
+    assert set(columns) < set(KNOWN)
+    for key in columns:
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| {key} |")]
+        for name in row.split("|")[2].split(":")[0].split(","):
+            assert plain(name.split("(")[0]) in KNOWN[key], name
