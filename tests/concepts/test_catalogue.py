@@ -199,6 +199,51 @@ def test_metadata_columns_become_concepts(run_folder):
         label(run_folder, metadata={"species": {}})
 
 
+def test_a_cell_of_several_values_has_the_concept_of_each(run_folder, tmp_path):
+    names = {name: antibody_id(*pair) for name, pair in ANTIBODIES.items()}
+    run = with_columns(run_folder, tmp_path, {"Binds to": {
+        names["trastuzumab"]: "WT; Beta;WT", names["adalimumab"]: "Beta", names["avelumab"]: "ND",
+        names["heavy only"]: "",
+    }})  # fmt: skip
+    labels = label(run, metadata={"Binds to": {"split": ";"}})
+    found = [{c for c in of_antibody(labels, i) if c.startswith("Binds to=")} for i in range(4)]
+    assert found == [{"Binds to=WT", "Binds to=Beta"}, {"Binds to=Beta"}, set(), set()]
+
+
+def with_columns(run_folder, run, columns: dict[str, dict[str, str]]):
+    """A copy of the run whose antibodies have further columns (antibody_id -> value)."""
+    for folder in ("numbering", "splits"):
+        (run / folder).symlink_to(run_folder / folder)
+    table = read_parquet(run_folder / "sequences" / "antibodies.parquet")
+    for name, values in columns.items():
+        table[name] = table["antibody_id"].map(values)
+    write_parquet(table, run / "sequences" / "antibodies.parquet")
+    return run
+
+
+def test_columns_are_settled_before_labelling(tmp_path):
+    n = 40
+    ids = [f"{i:020x}" for i in range(n)]
+    table = pd.DataFrame({"antibody_id": ids, "titre": [str(i / 4) for i in range(n)],
+                          "grade": [str(i % 3) for i in range(n)],
+                          "rare": ["yes"] * 3 + [None] * (n - 3), "name": [f"mab {i}" for i in range(n)], "all": "lab",
+                          "disease": ["None", "flu"] * (n // 2)})  # fmt: skip
+    write_parquet(table, tmp_path / "sequences" / "antibodies.parquet")
+    splits = pd.DataFrame({"antibody_id": ids, "split": ["train"] * 20 + ["validation"] * 10 + ["test"] * 10})
+    write_parquet(splits, tmp_path / "splits" / "antibodies.parquet")
+    asked = dict.fromkeys(("titre", "grade", "rare", "name", "all", "disease"))
+    settled, said = labelling.settle_metadata(tmp_path, {**SETTINGS, "min_clusters": 5, "metadata": asked})
+    assert settled["metadata"] == {"titre": {"bins": [1.19, 2.38, 3.56], "whole": False}, "grade": {}, "disease": {}}
+    assert said == [
+        "titre: binned by quartiles of the training split, [1.19, 2.38, 3.56]",
+        "rare: no concept, 3 of 40 antibodies have a value",
+        "name: no concept, 40 different values in 40 antibodies",
+        "all: no concept, all antibodies have the value 'lab'",
+    ]
+    with pytest.raises(InputError, match=r"concepts\.metadata\.donor: the input has no such column; it has .*disease"):
+        labelling.settle_metadata(tmp_path, {**SETTINGS, "metadata": {"donor": {}}})
+
+
 def test_only_frequent_values_of_a_column_become_concepts(run_folder, monkeypatch):
     monkeypatch.setattr(labelling, "MOST_VALUES", 1)
     labels = label(run_folder, metadata={"isotype": {}, "name": {}})

@@ -132,6 +132,27 @@ def test_bad_activations_are_refused(x, value):
         make_sae().encode(x)
 
 
+def test_activations_may_be_arrays_or_tensors_of_any_type(x):
+    sae = make_sae()
+    expected = sae.encode(x.half().float())
+    for given in (x.half(), x.half().double(), x.half().numpy(), x.half().numpy().astype(np.float64), x.half().tolist(),
+                  x.half().requires_grad_()):  # fmt: skip
+        codes = sae.encode(given)
+        assert torch.equal(codes.indices, expected.indices)
+        assert torch.equal(codes.values, expected.values)
+    frozen = x.numpy().copy()
+    frozen.flags.writeable = False  # as pandas and memory maps give them
+    assert torch.equal(sae.encode(frozen).indices, sae.encode(x).indices)
+
+
+def test_a_folder_without_an_sae_says_so(tmp_path):
+    with pytest.raises(InputError, match=r"none: holds no SAE .*; trained ones are results/<run>/saes/"):
+        SAE.load(tmp_path / "none")
+    make_sae().save(tmp_path / "saes" / "ordered-seed0")
+    with pytest.raises(InputError, match=r"saes: holds no SAE .*; there are .*ordered-seed0"):
+        SAE.load(tmp_path / "saes")
+
+
 def test_activations_of_another_width_are_refused():
     with pytest.raises(InputError, match=rf"\[n, {D}\]"):
         make_sae().encode(torch.zeros(3, D + 1))

@@ -12,6 +12,7 @@ Strength 0 adds nothing; a clamp at 0 removes the latent. Negative strengths sup
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -134,28 +135,32 @@ class Intervention:
         return 0.0 if self.vector is None else float(self.vector.norm())
 
 
-def _check(sae: SAE, strengths: Mapping[int, float]) -> None:
-    for latent in strengths:
-        if not 0 <= latent < sae.latents:
-            raise InputError(f"latent {latent}: this SAE has latents 0 to {sae.latents - 1}")
+def _latents(sae: SAE, strengths: Mapping[int | str, float]) -> dict[int, float]:
+    """{latent: strength} with numbers for names (configurations and JSON have "29"), and each of them usable."""
+    latents: dict[int, float] = {}
+    for name, strength in strengths.items():
+        if not re.fullmatch(r"\d+", str(name)) or not int(name) < sae.latents:
+            raise InputError(f"latent {name}: this SAE has latents 0 to {sae.latents - 1}")
+        latent = int(name)
         if sae.max_activation[latent] <= 0:
             raise InputError(f"latent {latent}: never active on the training data, so it has no scale; choose another")
+        latents[latent] = latents.get(latent, 0.0) + float(strength)
+    return latents
 
 
-def push(sae: SAE, strengths: Mapping[int, float], where: Where = Where()) -> Intervention:
+def push(sae: SAE, strengths: Mapping[int | str, float], where: Where = Where()) -> Intervention:
     """Add latents: {latent: multiple of its largest activation}. Raises InputError for latents that cannot be used."""
-    _check(sae, strengths)
+    latents = _latents(sae, strengths)
     vector = torch.zeros(sae.d_model)
-    for latent, strength in strengths.items():
+    for latent, strength in latents.items():
         if strength:
             vector += (strength * sae.max_activation[latent] * sae.scale * sae.directions[latent]).cpu()
-    return Intervention(vector=vector if strengths else None, where=where)
+    return Intervention(vector=vector if latents else None, where=where)
 
 
-def clamp(sae: SAE, strengths: Mapping[int, float], where: Where = Where()) -> Intervention:
+def clamp(sae: SAE, strengths: Mapping[int | str, float], where: Where = Where()) -> Intervention:
     """Clamp latents: {latent: multiple of its largest activation}. Raises InputError as `push` does."""
-    _check(sae, strengths)
-    values = {latent: float(s * sae.max_activation[latent]) for latent, s in strengths.items()}
+    values = {latent: float(s * sae.max_activation[latent]) for latent, s in _latents(sae, strengths).items()}
     return Intervention(clamp=Clamp(sae, values) if values else None, where=where)
 
 

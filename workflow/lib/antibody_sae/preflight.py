@@ -5,6 +5,7 @@ The rates are measured here and now on one thread; what is computed from them is
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import math
 import shutil
@@ -93,6 +94,23 @@ def count_antibodies(config: Mapping[str, Any]) -> int:
     return sum(_records(Path(p)) for p in readers.find(sequences["paths"]))
 
 
+def check_columns(config: Mapping[str, Any]) -> None:
+    """Raise InputError where the files' headers lack what sequences or concepts.metadata name: nothing else is read."""
+    sequences = config["sequences"]
+    have = {"source", "log_likelihood", "n_duplicates"}
+    if sequences["source"] == "file":
+        how = readers.Settings.of(sequences)
+        have |= {"id"}.union(*(readers.metadata_columns(path, how) for path in readers.find(sequences["paths"])))
+    for column in config["concepts"]["metadata"]:
+        if column not in have:
+            near = difflib.get_close_matches(column, have, n=1)
+            raise InputError(
+                f"config: concepts.metadata.{column}: the input has no such column; "
+                + (f"did you mean {near[0]!r}? " if near else "")
+                + f"it has {', '.join(sorted(have))}"
+            )
+
+
 def _records(path: Path) -> int:
     size = path.stat().st_size
     with open(path, "rb") as handle:
@@ -173,8 +191,9 @@ def _duration(seconds: float) -> str:
 def check(config: Mapping[str, Any], cores: int, folder: str | Path) -> str:
     """The table for a run that will live in `folder`; rates are kept there and measured once a model and SAE shape.
 
-    Raises InputError where the free disk space is less than the run will write.
+    Raises InputError where a column is named that is not there, or the disk has less room than the run will take.
     """
+    check_columns(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     key = repr([config["model"], config["activations"]["layers"], next(iter(saes(config).values()))])

@@ -178,11 +178,13 @@ def _plain(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def in_bins(values: pd.Series, edges: list[float]) -> pd.Series:
-    """Names of half-open bins: "<10", "10-14" (whole numbers) or "-1..0.5", ">=20"; null stays null."""
+def in_bins(values: pd.Series, edges: list[float], whole: bool | None = None) -> pd.Series:
+    """Names of half-open bins: "<10", "10-14" (`whole` numbers; None: where these are) or "-1..0.5", ">=20"; null
+    stays null."""
     edges = sorted(edges)
     numbers = pd.to_numeric(values, errors="coerce")
-    whole = bool((numbers.dropna() % 1 == 0).all()) and all(float(e).is_integer() for e in edges)
+    whole = bool((numbers.dropna() % 1 == 0).all()) if whole is None else whole
+    whole = whole and all(float(e).is_integer() for e in edges)
     text = [_plain(float(e)) for e in edges]
     names = [f"<{text[0]}"]
     for a, b in pairwise(edges):
@@ -198,15 +200,36 @@ def _locus(b: Block) -> pd.Series:
     return b.antibodies["antibody_id"].map(light.set_index("antibody_id")["chain"])
 
 
-def _metadata(column: str, bins: list[float] | None) -> Callable[[Block], pd.Series]:
-    def label(b: Block) -> pd.Series:
-        if column not in b.antibodies:
-            have = ", ".join(sorted(map(str, b.antibodies.columns)))
-            raise InputError(f"config: concepts.metadata.{column}: the input has no such column; it has {have}")
-        values = b.antibodies[column]
-        if bins:
-            return in_bins(values, bins)
-        return values.map(_plain).where(values.notna() & (values.astype(str) != ""), None)
+NO_VALUE = ("", "nan", "na", "n/a", "nd", "null", "-")
+"""What a cell of a metadata column says where nothing is known ("None" is a value: OAS's donors without a disease)."""
+
+
+def metadata_values(antibodies: pd.DataFrame, column: str) -> pd.Series:
+    """A metadata column of the input as texts, null where it says nothing."""
+    if column not in antibodies:
+        have = ", ".join(sorted(map(str, antibodies.columns)))
+        raise InputError(f"config: concepts.metadata.{column}: the input has no such column; it has {have}")
+    texts = antibodies[column].map(_plain)
+    return texts.where(antibodies[column].notna() & ~texts.str.strip().str.lower().isin(NO_VALUE), None)
+
+
+def split_values(values: pd.Series, separator: str | None) -> pd.Series:
+    """[rows] lists of the values of each cell, each once, none where the cell is null."""
+    return values.map(
+        lambda v: list(dict.fromkeys(filter(None, map(str.strip, v.split(separator) if separator else [v])))),
+        na_action="ignore",
+    )
+
+
+def _metadata(column: str, entry: Mapping[str, Any]) -> Callable[[Block], Labelled]:
+    def label(b: Block) -> Labelled:
+        values = metadata_values(b.antibodies, column)
+        if entry.get("bins"):
+            return in_bins(values, entry["bins"], entry.get("whole"))
+        if not entry.get("split"):
+            return values
+        lists = split_values(values, entry["split"])
+        return [lists.str.get(k) for k in range(int(lists.str.len().max()) if lists.notna().any() else 0)]
 
     return label
 
@@ -255,7 +278,7 @@ def groups(settings: Mapping[str, Any]) -> list[Group]:
             f"config: concepts.metadata.{column}: the catalogue has a group of this name already; rename the column"
         )
     extra = [
-        Group(column, "antibody", _metadata(column, (entry or {}).get("bins")), "column of the input")
+        Group(column, "antibody", _metadata(column, entry or {}), "column of the input")
         for column, entry in settings["metadata"].items()
     ]
     return [*GROUPS, *extra]
