@@ -15,7 +15,7 @@ from reference import dense_prefix_loss
 NONE = np.empty(0, dtype=np.int64)
 CASES = {
     "topk": {"architecture": "topk"},
-    "ordered-harmonic": {"architecture": "ordered", "law": "harmonic", "full_mass": 0.25},
+    "ordered-harmonic": {"architecture": "ordered", "law": "zipf", "full_mass": 0.25},
     "ordered-zipf": {"architecture": "ordered", "law": "zipf", "exponent": 0.3},
     "ordered-geometric": {"architecture": "ordered", "law": "geometric", "exponent": 4.0},
     "ordered-uniform": {"architecture": "ordered", "law": "uniform"},

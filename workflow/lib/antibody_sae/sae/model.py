@@ -3,7 +3,7 @@
 With y = (x - pre_bias) / scale, z = TopK(relu(W_e y + b_e)) and unit decoder rows d_i, the reconstruction is
 x' = pre_bias + scale * sum_i z_i d_i. Training minimises sum over l of p(l) ||y - D Lambda_l z||^2, where Lambda_l
 keeps latents 1 to l of the code. The architectures differ in p only: TopK puts all of p on the full code
-(arXiv:2406.04093), Matryoshka on the edges of a few groups (arXiv:2503.17547), Ordered on every prefix, decreasing
+(arXiv:2406.04093), Matryoshka on the edges of a few groups (arXiv:2503.17547), Ordered on every prefix
 (arXiv:2512.02194).
 
 Use a trained SAE on your own activations x [n, d_model]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -50,7 +50,7 @@ class Trainer:
     """The parameters, the optimizer and one training step.
 
     Parameters, in units of `scale`: encoder [K, d], bias [K], decoder [K, d], pre_bias [d]. On the CPU the step runs in
-    the kernels, on `threads` threads: each takes its own tokens, then its own latents. On a GPU plain torch takes the
+    the kernels, on `threads` threads: each takes its own tokens, then its own bands of dimensions, then its own latents. On a GPU plain torch takes the
     same steps without materialising [batch, k, d].
     """
 
@@ -147,7 +147,7 @@ class Trainer:
         self.silence += len(y)
         loss, full, aux = run(y, settings.k_at(s), dead, 1 / variance)
         self.position += 1
-        if settings.architecture == "ordered" and settings.sort_every and self.position % settings.sort_every == 0:
+        if settings.sorts_after(s):
             self._sort(settings.frozen_at(s))
         return StepLog(loss / variance, full / variance, aux, len(dead))
 
