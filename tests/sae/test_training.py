@@ -213,10 +213,10 @@ def train_steps(x, steps=60, **own):
 
 ABLATION = {  # the dictionaries of the protocol, as entries of saes.train
     "topk": {"architecture": "topk"},
-    "topk-sorted": {"architecture": "topk", "sort_every": 20},
+    "topk_sorted": {"architecture": "topk", "sort_every": 20},
     "ordered": {"architecture": "ordered"},
-    "ordered-unsorted": {"architecture": "ordered", "sort_every": 0},
-    "ordered-pure": {"architecture": "ordered", "full_mass": 0.0, "sort_every": 0},
+    "ordered_unsorted": {"architecture": "ordered", "sort_every": 0},
+    "ordered_pure": {"architecture": "ordered", "full_mass": 0.0, "sort_every": 0},
     "matryoshka": {"architecture": "matryoshka"},
 }
 
@@ -226,16 +226,16 @@ def test_the_ablation_is_a_matter_of_settings():
     settings = {name: training_settings.settings_from(section) for name, section in sections.items()}
     laws = {name: -np.diff(np.r_[each.survival(), 0.0]) for name, each in settings.items()}
     sorts = {name for name, each in settings.items() if any(map(each.sorts_after, range(100)))}
-    assert sorts == {"topk-sorted", "ordered"}
-    np.testing.assert_array_equal(laws["topk"], laws["topk-sorted"])
-    np.testing.assert_array_equal(laws["ordered"], laws["ordered-unsorted"])
+    assert sorts == {"topk_sorted", "ordered"}
+    np.testing.assert_array_equal(laws["topk"], laws["topk_sorted"])
+    np.testing.assert_array_equal(laws["ordered"], laws["ordered_unsorted"])
     assert laws["ordered"][-1] > 0.7
-    assert (np.diff(laws["ordered-pure"]) < 0).all(), "the loss of arXiv:2512.02194 and nothing else"
+    assert (np.diff(laws["ordered_pure"]) < 0).all(), "the loss of arXiv:2512.02194 and nothing else"
 
 
 def test_a_topk_sae_sorted_by_energy_is_the_same_but_for_the_order_of_its_latents():
     x = data(3000)
-    plain, ordered = (train_steps(x, **ABLATION[name]) for name in ("topk", "topk-sorted"))
+    plain, ordered = (train_steps(x, **ABLATION[name]) for name in ("topk", "topk_sorted"))
     torch.testing.assert_close(plain.decode(plain.encode(x)), ordered.decode(ordered.encode(x)), atol=2e-2, rtol=1e-2)
     energy = ordered.encode(x)
     summed = np.bincount(energy.indices.flatten(), energy.values.square().flatten(), minlength=48)

@@ -95,13 +95,13 @@ def evaluate(sae: SAE, store: Store, keep: np.ndarray) -> dict[str, Any]:
 
     fvu: squared error over the variance about these rows' own mean (so a mean predictor has exactly 1, and
     explained variance is 1 - fvu); prefixes: the explained variance of the first l latents of the code; fvu_64: the
-    FVU of the first 64, and fvu_64_by_energy of the 64 of largest energy (equal where the latents are so sorted); energy
-    [latents]: mean squared value over tokens; l0, cosine (of x and its reconstruction): means over tokens; dead: latents
-    that never fire; dense: on more than 10 % of tokens. Two passes over the rows.
+    FVU of the first 64; energy [latents]: mean squared value over tokens; l0, cosine (of x and its reconstruction):
+    means over tokens; dead: latents that never fire; dense: on more than 10 % of tokens.
     """
     n, l0 = 0, 0
     total, squares, cosine = np.zeros(sae.d_model), 0.0, 0.0
     errors, active = np.zeros(sae.latents + 1), np.zeros(sae.latents, dtype=np.int64)
+    energy = np.zeros(sae.latents)
     for x in kept(store, keep):
         codes = sae.encode(x)
         error, cosines = prefix_errors(sae, x, codes)
@@ -110,6 +110,7 @@ def evaluate(sae: SAE, store: Store, keep: np.ndarray) -> dict[str, Any]:
         on = codes.values > 0
         l0 += int(on.sum())
         active += np.bincount(codes.indices[on].numpy(), minlength=sae.latents)
+        energy += np.bincount(codes.indices[on].numpy(), codes.values[on].double().square().numpy(), sae.latents)
         y = sae.center(x).double().numpy()
         total += y.sum(0)
         squares += float(np.square(y).sum())
@@ -121,6 +122,7 @@ def evaluate(sae: SAE, store: Store, keep: np.ndarray) -> dict[str, Any]:
     return {
         "tokens": n,
         "fvu": float(errors[-1] / variance),
+        f"fvu_{EARLY}": float(errors[min(EARLY, sae.latents)] / variance),
         "explained_variance": float(1 - errors[-1] / variance),
         "prefixes": {
             "latents": lengths.tolist(),
@@ -128,6 +130,7 @@ def evaluate(sae: SAE, store: Store, keep: np.ndarray) -> dict[str, Any]:
         },
         "l0": l0 / n,
         "cosine": cosine / n,
+        "energy": (energy / n).tolist(),
         "dead": int((active == 0).sum()),
         "dense": int((active > DENSE * n).sum()),
     }

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from antibody_sae import hardware
 from antibody_sae.io import InputError
 from antibody_sae.sae import kernels
 from antibody_sae.sae.model import SAE, TILE, preactivations, select, sort_keys
@@ -41,17 +42,12 @@ class StepLog(NamedTuple):
     dead: int
 
 
-def _bfloat16_in_hardware() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 class Trainer:
     """The parameters, the optimizer and one training step.
 
     Parameters, in units of `scale`: encoder [K, d], bias [K], decoder [K, d], pre_bias [d]. On the CPU the step runs in
-    the kernels, on `threads` threads: each takes its own tokens, then its own bands of dimensions, then its own latents. On a GPU plain torch takes the
-    same steps without materialising [batch, k, d].
+    the kernels, on `threads` threads: each takes its own tokens, then its own bands of dimensions, then its own
+    latents. On a GPU plain torch takes the same steps without materialising [batch, k, d].
     """
 
     def __init__(
@@ -91,8 +87,7 @@ class Trainer:
         self._survival = settings.survival().astype(np.float32)
         dtype = settings.encoder_dtype
         if dtype == "auto":
-            fast = self.device.type == "cuda" or _bfloat16_in_hardware()
-            dtype = "bfloat16" if fast else "float32"
+            dtype = hardware.fast_dtype(self.device)
         self._half = dtype == "bfloat16"
         if self.device.type == "cpu":
             self._prepare_cpu()
