@@ -61,7 +61,7 @@ def share_compiled() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
             save(cache, key, data)
 
-    IndexDataCacheFile.save = locked
+    IndexDataCacheFile.save = locked  # type: ignore[method-assign]
 
 
 @contextmanager
