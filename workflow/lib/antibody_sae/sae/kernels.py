@@ -33,12 +33,9 @@ WIDTH = 128
 class Rows(NamedTuple):
     """What belongs to each latent: the weights, or one of Adam's moments of them."""
 
-    encoder: Any
-    """[K, d]"""
-    bias: Any
-    """[K]"""
-    decoder: Any
-    """[K, d]"""
+    encoder: Any  # [K, d]
+    bias: Any  # [K]
+    decoder: Any  # [K, d]
 
 
 class Entries(NamedTuple):
@@ -55,12 +52,9 @@ class Entries(NamedTuple):
 class Adam(NamedTuple):
     """One step of arXiv:1412.6980, algorithm 1."""
 
-    unit: float
-    """What gradients are multiplied by first."""
-    rate: float
-    """Learning rate over 1 - beta1^step."""
-    correction: float
-    """1 - beta2^step"""
+    unit: float  # what gradients are multiplied by first
+    rate: float  # learning rate over 1 - beta1^step
+    correction: float  # 1 - beta2^step
     beta1: float
     beta2: float
     epsilon: float
