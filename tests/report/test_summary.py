@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic_run
+from antibody_sae.concepts import catalogue
 from antibody_sae.io import InputError
 from antibody_sae.report import costs, findings
-from antibody_sae.report import run as tables_run
 from antibody_sae.report import summary as tables_summary
 
 
@@ -38,7 +38,7 @@ def summary(run):
     ],
 )
 def test_concepts_in_words(concept, label):
-    assert tables_run.concept_label(concept) == label
+    assert catalogue.concept_label(concept) == label
 
 
 def test_summary_repeats_the_tables(run, summary):

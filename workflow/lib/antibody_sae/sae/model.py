@@ -3,7 +3,7 @@
 With y = (x - pre_bias) / scale, z = TopK(relu(W_e y + b_e)) and unit decoder rows d_i, the reconstruction is
 x' = pre_bias + scale * sum_i z_i d_i. Training minimises sum over l of p(l) ||y - D Lambda_l z||^2, where Lambda_l
 keeps latents 1 to l of the code. The architectures differ in p only: TopK puts all of p on the full code
-(arXiv:2406.04093), Matryoshka on the edges of a few groups (arXiv:2503.17547), Ordered on every prefix, decreasing
+(arXiv:2406.04093), Matryoshka on the edges of a few groups (arXiv:2503.17547), Ordered on every prefix
 (arXiv:2512.02194).
 
 Use a trained SAE on your own activations x [n, d_model]:
@@ -125,12 +125,11 @@ class SAE:
             return Codes(torch.where(active > 0, chosen, 0).int(), active)
         indices = np.empty((len(y), self.k), dtype=np.int32)
         values = np.empty((len(y), self.k), dtype=np.float32)
-        weight, bias = self.encoder_weight.numpy(), self.encoder_bias.numpy()
         for start in range(0, len(y), TILE):
             tile = slice(start, start + TILE)
-            keys = sort_keys(preactivations(y[tile], self.encoder_weight, self.encoder_bias))
-            kernels.select_topk(keys, self.k, _ALL, indices[tile])
-            kernels.activations(y[tile].numpy(), weight, bias, indices[tile], 0, self.k, values[tile])
+            hidden = preactivations(y[tile], self.encoder_weight, self.encoder_bias)
+            kernels.select_topk(sort_keys(hidden), self.k, _ALL, indices[tile])
+            kernels.take(hidden.numpy(), indices[tile], 0, self.k, values[tile])
         indices[values == 0] = 0
         return Codes(torch.from_numpy(indices), torch.from_numpy(values))
 
