@@ -20,7 +20,7 @@ from antibody_sae.numbering import anarci
 from antibody_sae.sae.model import SAE
 from antibody_sae.steering import outcomes
 
-WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
+WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": True}
 
 
 def random_sae(d_model: int, latents: int = 2048, k: int = 32) -> SAE:

@@ -82,6 +82,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     if errors:
         raise InputError("config: " + "\n        ".join(_message(e) for e in errors))
     _fill(full, _schema())
+    full["sequences"].setdefault("complete", full["sequences"]["source"] == "generate")
     mistakes = list(_mistakes(full))
     if mistakes:
         raise InputError("config: " + "\n        ".join(mistakes))

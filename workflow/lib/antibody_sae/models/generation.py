@@ -35,6 +35,12 @@ class Generated:
     """Whether the model wrote its stop token."""
 
 
+def side_by_side(model: AntibodyModel, tokens: int = 162, batch_size: int = BATCH) -> int:
+    """Batches of sequences of up to so many tokens that are written at once; it changes no text."""
+    kept = 2 * model.n_layers * model.d_model * model.dtype.itemsize * tokens * batch_size
+    return max(1, _MEMORY[model.device.type] // kept)
+
+
 @torch.inference_mode()
 def generate(
     model: AntibodyModel,
@@ -72,12 +78,11 @@ def generate(
     first = starts(chains, species) if complete and not prompt else []
     steps = min(max_residues, model.max_tokens - len(writer.prefix)) + 1
     wanted = range(-(-n // batch_size)) if batches is None else batches
-    kept = 2 * model.n_layers * model.d_model * model.dtype.itemsize * (len(writer.prefix) + steps)
-    side_by_side = max(1, _MEMORY.get(model.device.type, 1100 << 20) // (kept * batch_size))
+    width = side_by_side(model, len(writer.prefix) + steps, batch_size)
     words = list(seed) if isinstance(seed, Sequence) else [seed]
     results: list[Generated] = []
-    for i in range(0, len(wanted), side_by_side):
-        group = wanted[i : i + side_by_side]
+    for i in range(0, len(wanted), width):
+        group = wanted[i : i + width]
         sizes = [min(batch_size, n - b * batch_size) for b in group]
         draws = [
             np.random.default_rng([*words, b]).random((steps + 1, batch_size))[:, :size]

@@ -22,6 +22,7 @@ import transformers
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
+from antibody_sae import hardware
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.io import InputError, sha256_file
 from antibody_sae.models import attention, generation
@@ -73,6 +74,7 @@ class AntibodyModel:
         self.max_tokens = int(getattr(config, "max_position_embeddings", 0) or 10**6)
         parameter = next(hf.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        self.dtype_name = str(self.dtype).removeprefix("torch.")
         missing = [r for r in RESIDUES if r not in vocabulary]
         if missing:
             raise InputError(
@@ -265,6 +267,22 @@ class AntibodyModel:
         head: Any = self.hf.get_output_embeddings()  # type: ignore[operator]
         return head(normed)[:, ids].float().cpu()
 
+    def likelihood_gradients(
+        self, layer: int, tokens: Tensor, acted: Tensor, weights: Sequence[Tensor]
+    ) -> Iterator[Tensor]:
+        """[batch, d_model] gradients of sum over t of w[t] log p(token t) with respect to a vector added after block
+        `layer` where acted [batch, T] is 1; one for each w [batch, T] in `weights`."""
+        with torch.enable_grad():
+            vector = torch.zeros(len(tokens), 1, self.d_model, device=self.device, requires_grad=True)
+            added = acted[..., None]
+            with self.hooked(layer, lambda hidden: (hidden.float() + added * vector).to(hidden.dtype)):
+                logits = self.hf(input_ids=tokens, use_cache=False).logits[:, :-1].float()
+            log_p = logits.log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
+            for i, weight in enumerate(weights):
+                last = i + 1 == len(weights)
+                (gradient,) = torch.autograd.grad((log_p * weight[:, 1:]).sum(), vector, retain_graph=not last)
+                yield gradient[:, 0].detach()
+
     # -- writing -------------------------------------------------------------------------------------------------
 
     def cache(self, length: int) -> Cache | None:
@@ -287,7 +305,8 @@ def load(model: Mapping[str, Any]) -> AntibodyModel:
     device = model.get("device", "auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, model.get("dtype", "bfloat16"))
+    wanted = model.get("dtype", "auto")
+    dtype = getattr(torch, hardware.fast_dtype(device) if wanted == "auto" else wanted)
     hf, vocabulary = _load_packaged(spec) if spec.packaged else _load_checkpoint(spec)
     hf = hf.to(device=device, dtype=dtype).eval().requires_grad_(False)
     if not spec.remote_code:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from antibody_sae import hardware
 from antibody_sae.io import InputError
 from antibody_sae.sae import kernels
 from antibody_sae.sae.model import SAE, TILE, preactivations, select, sort_keys
@@ -39,11 +40,6 @@ class StepLog(NamedTuple):
     """Squared error of the full code over the variance."""
     aux_loss: float
     dead: int
-
-
-def _bfloat16_in_hardware() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 class Trainer:
@@ -91,8 +87,7 @@ class Trainer:
         self._survival = settings.survival().astype(np.float32)
         dtype = settings.encoder_dtype
         if dtype == "auto":
-            fast = self.device.type == "cuda" or _bfloat16_in_hardware()
-            dtype = "bfloat16" if fast else "float32"
+            dtype = hardware.fast_dtype(self.device)
         self._half = dtype == "bfloat16"
         if self.device.type == "cpu":
             self._prepare_cpu()
