@@ -40,8 +40,8 @@ def _jit(function: Any) -> Any:
 
 @_jit
 def _exp2(x, bits, powers):  # type: ignore[no-untyped-def]
-    """x = 2^x in place, for x <= 127; a loop that the compiler vectorises, which it cannot with a call of the C library.
-    `bits` int32 and `powers` float32 share their memory and are at least as long as x."""
+    """x = 2^x in place, for x <= 127: a loop that the compiler vectorises, which it cannot with a call of the C
+    library. `bits` int32 and `powers` float32 share their memory and are at least as long as x."""
     for i in range(len(x)):
         y = _SMALLEST if x[i] < _SMALLEST else x[i]
         whole = np.floor(y + _HALF)
@@ -95,7 +95,7 @@ def _attend(d: int) -> Callable[..., None]:
 
 @_jit
 def _gelu(x):  # type: ignore[no-untyped-def]
-    """x [rows, d] = x / (1 + exp(-2 sqrt(2/pi) (x + .044715 x^3))) in place: GPT-2's tanh GELU (Hendrycks & Gimpel 2016)."""
+    """x [rows, d] = x / (1 + exp(-2 sqrt(2/pi) (x + .044715 x^3))) in place: tanh GELU (Hendrycks & Gimpel 2016)."""
     d = x.shape[1]
     y = np.empty(d, np.float32)
     bits = np.empty(d, np.int32)

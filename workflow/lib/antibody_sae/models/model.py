@@ -30,10 +30,10 @@ from antibody_sae.models.presets import ModelSpec, resolve
 
 transformers.logging.set_verbosity_error()
 Edit = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Edit(hidden [batch, t, d_model], tokens [batch, T], rows [batch]) -> hidden: changes the residual stream at the last t
-of the T tokens read so far (t = T in a full pass, t = 1 while generating with the cache). `rows` says which sequences of
-the call these are: the n-th to be written, or the n-th passage. An edit that treats them differently says so by a method
-kinds(rows) -> [batch] numbers, equal for rows that are treated alike."""
+"""Edit(hidden [batch, t, d_model], tokens [batch, T], rows [batch]) -> hidden: changes the residual stream at the last
+t of the T tokens read so far (t = T in a full pass, t = 1 while generating with the cache). `rows` says which sequences
+of the call these are: the n-th to be written, or the n-th passage. An edit that treats them differently says so by a
+method kinds(rows) -> [batch] numbers, equal for rows that are treated alike."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ class AntibodyModel:
     # -- writing -------------------------------------------------------------------------------------------------
 
     def cache(self, length: int) -> Cache | None:
-        """Empty keys and values for a batch that will hold up to `length` tokens; None where the model brings its own."""
+        """Empty keys and values for up to `length` tokens a row; None where the model brings its own."""
         if self.spec.remote_code:  # code from outside may know only its own cache
             return None
         return Cache(layers=[buffer.start(length) for buffer in self._buffers])

@@ -39,14 +39,15 @@ def generate(
     arm = np.repeat(np.arange(len(counts)), counts)
     row = np.concatenate([np.arange(n) for n in counts]) if len(counts) else np.empty(0, np.int64)
     mine = range(chunk, -(-len(arm) // BATCH), chunks)
-    width = side_by_side(model)
+    width = side_by_side(model, batch_size=BATCH)
     tables = []
     groups = range(0, len(mine), width)
     for start in progress(groups, len(groups), f"writing {len(arm)} sequences in {len(counts)} arms"):
         batches = mine[start : start + width]
         rows = np.concatenate([np.arange(b * BATCH, min((b + 1) * BATCH, len(arm))) for b in batches])
         edit = Edit(model, [arms[a] for a in arm[rows]], writing["chains"], writing["species"])
-        written = model.generate(len(arm), seed=seed, batches=batches, layer=layer, edit=edit, **writing)
+        options = {"seed": seed, "batches": batches, "batch_size": BATCH, "layer": layer, "edit": edit}
+        written = model.generate(len(arm), **options, **writing)
         columns = {"text": [w.text for w in written], "ended": [w.ended for w in written]}
         tables.append(pd.DataFrame({"arm": arm[rows], "row": row[rows], **columns}))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["arm", "row", "text", "ended"])
