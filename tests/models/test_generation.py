@@ -70,7 +70,7 @@ def test_gelu_is_the_tanh_gelu():
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6, equal_nan=True)
 
 
-# --- complete domains --------------------------------------------------------------------------------------------------
+# --- complete domains -------------------------------------------------------------------------------------------------
 
 
 def test_starts_are_how_germlines_begin():
