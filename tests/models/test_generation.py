@@ -9,8 +9,10 @@ from antibody_sae.antibody import REGIONS
 from antibody_sae.interventions import Edit, Intervention, Where
 from antibody_sae.io import InputError
 from antibody_sae.models import attention, generation
+from antibody_sae.models.model import AntibodyModel
 from antibody_sae.models.starts import starts
 from antibody_sae.numbering import anarci
+from planted import tiny_model
 from scipy.stats import chi2_contingency, ks_2samp
 
 
@@ -68,6 +70,24 @@ def test_gelu_is_the_tanh_gelu():
     with torch.inference_mode():
         found = attention.Gelu()(x.clone())
     torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6, equal_nan=True)
+
+
+def test_bfloat16_follows_its_own_full_pass(monkeypatch):
+    """Its keys and values grow, and memory from before is full of nan."""
+    monkeypatch.setattr(attention, "GROWTH", 8)
+    model = tiny_model(seed=1)
+    model.hf.bfloat16()
+    half = AntibodyModel(model.spec, model.hf, model._vocabulary, model.provenance)
+    for buffer in half._buffers:
+        buffer._memory = tuple(torch.full((2**20,), torch.nan, dtype=torch.bfloat16) for _ in range(2))
+    allowed = torch.tensor([*half.residue_tokens.values(), half.stop_token("H")])
+    agree = total = 0
+    for written in half.generate(6, seed=1, temperature=1e-4, max_residues=30):
+        tokens = torch.tensor([*(half.residue_tokens[r] for r in written.text), half.stop_token("H")][:30])
+        (_, full), *_ = half.next_token_logits(half.encode(written.text))
+        best = allowed[full[1 : 1 + len(tokens), allowed].argmax(-1)]
+        agree, total = agree + int((best == tokens).sum()), total + len(tokens)
+    assert agree > 0.9 * total, "the two round differently where logits are close"
 
 
 # --- complete domains -------------------------------------------------------------------------------------------------

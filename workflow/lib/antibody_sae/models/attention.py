@@ -175,7 +175,7 @@ class Buffer(DynamicLayer):
         rows, heads = keys.shape[:2]
         self._keys = key_memory.view(rows, heads, room, keys.shape[3])
         self._values = value_memory.view(rows, heads, room, values.shape[3])
-        if room < self.length:
+        if values.dtype != torch.float32:
             self._values[:, :, self.filled :] = 0  # hidden by a weight of 0, which leaves a nan a nan
         for now, before in zip((self._keys, self._values), old, strict=False):
             now[:, :, : self.filled] = before
