@@ -53,8 +53,8 @@ def captured(model, edit, layer=1):
     """Residual stream before and after an edit, [rows, T, d] of one padded batch."""
     seen = []
 
-    def spy(hidden, tokens):
-        after = edit(hidden, tokens)
+    def spy(hidden, tokens, rows):
+        after = edit(hidden, tokens, rows)
         seen.append((hidden.clone(), after.clone(), tokens))
         return after
 

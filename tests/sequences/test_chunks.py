@@ -30,6 +30,7 @@ GENERATE = {
     "temperature": 1.0,
     "top_p": 1.0,
     "prompt": "",
+    "complete": False,
     "seed": 3,
 }
 

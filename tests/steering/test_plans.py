@@ -19,7 +19,7 @@ from antibody_sae.steering import claims as effects_claims
 from antibody_sae.steering import directions as steering_directions
 from planted import planted_model, tiny_model
 
-WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
+WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": False}
 TARGET = "v-gene=has-W"
 SETTINGS = {
     "criteria": ["f1", "r", "output_score", "decoder_alignment", "earliest"], "candidates": 2, "strengths": [1.0],
@@ -205,7 +205,7 @@ def test_likelihood_gradient_is_the_finite_difference():
     for row, p in enumerate(passages):
         weight[row, np.flatnonzero(p.residue >= 0)] = 1.0
     acted = Where(start=2).mask(tokens, 2, model.residue_tokens).float()
-    (gradient,) = steering_directions._likelihood_gradients(model, 1, tokens, acted, [weight])
+    (gradient,) = model.likelihood_gradients(1, tokens, acted, [weight])
     probe = torch.randn(24, generator=torch.Generator().manual_seed(0))
     step = 1e-2
 

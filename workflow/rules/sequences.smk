@@ -50,7 +50,7 @@ if GENERATE:
             gpu=0,
         params:
             model=config["model"],
-            sequences=pick("sequences", "n", "chunks", "chains", "species", "temperature", "top_p", "prompt", "seed"),
+            sequences=pick("sequences", "n", "chunks", "chains", "species", "temperature", "top_p", "prompt", "complete", "seed"),
             species=config["numbering"]["species"],
             checkpoints=f"{OUT}/checkpoints/sequences",
             code=code("generate.py"),

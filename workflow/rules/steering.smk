@@ -4,6 +4,7 @@
 STEER = f"{OUT}/steering/layer{{layer}}"
 STEERING = config["steering"]
 WRITING = pick("sequences", "chains", "species", "temperature", "top_p", "prompt")
+WRITING["complete"] = not GENERATE or config["sequences"]["complete"]
 LABELS = pick("concepts", "bins", "metadata", "position_pairs")
 STEERED = [
     {"sae": sae, "architecture": SAES[sae]["architecture"], "seed": seed, "layer": layer}

@@ -44,7 +44,7 @@ ACCEPTED = pa.schema(
 )
 """Columns of a chunk's accepted records; metadata columns (strings) follow them."""
 REJECTED = pa.schema([("source", pa.string()), ("line", pa.int64()), ("id", pa.string()), ("reason", pa.string())])
-_PIECE = 256  # sequences between checkpoints
+_PIECE = 384  # sequences between checkpoints
 _BLOCK = 5000  # records read at a time
 _PARTITION = 500_000  # records whose residues are compared in memory at a time
 
@@ -60,14 +60,15 @@ def generate_chunk(
 ) -> None:
     """Generate the chunk-th of `settings["chunks"]` equal parts of `settings["n"]` antibodies.
 
-    Every piece of 256 has a seed of its own, made from (seed, chunk, piece), and is kept under `checkpoints` until the
+    Every piece of 384 has a seed of its own, made from (seed, chunk, piece), and is kept under `checkpoints` until the
     chunk is done, so that a job that was stopped goes on where it was and ends with the same antibodies.
-    `settings`: n, chunks, chains, species, temperature, top_p, prompt, seed.
+    `settings`: n, chunks, chains, species, temperature, top_p, prompt, complete, seed.
     `species` are those of the numbering, which cuts heavy from light where the model writes both in one go.
     """
     start, stop = (settings["n"] * i // settings["chunks"] for i in (chunk, chunk + 1))
     used = {
-        key: settings[key] for key in ("chains", "species", "temperature", "top_p", "prompt", "seed", "chunks", "n")
+        key: settings[key]
+        for key in ("chains", "species", "temperature", "top_p", "prompt", "complete", "seed", "chunks", "n")
     }
     text = json.dumps([used, model.provenance, str(model.dtype), list(species), chunk], sort_keys=True)
     folder = Path(checkpoints) / f"chunk-{chunk}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -97,10 +98,11 @@ def _generate(
         n,
         chains=chains,
         species=settings["species"],
-        seed=int(np.random.SeedSequence(seed).generate_state(1)[0]),
+        seed=seed,
         temperature=settings["temperature"],
         top_p=settings["top_p"],
         prompt=settings["prompt"],
+        complete=settings["complete"],
         max_residues=320 if chains == "HL" else 160,
     )
     texts = [one.text for one in written]
