@@ -25,19 +25,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from antibody_sae import numbering
+from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.interventions import Where
 from antibody_sae.io import progress
-from antibody_sae.labels import REGIONS
+from antibody_sae.numbering import tables
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and credit needs no model
-    from antibody_sae.models import AntibodyModel, Encoded
+    from antibody_sae.models.model import AntibodyModel, Encoded
 
 FOLDS = 5
 RIDGES = (0.03, 0.3, 3.0)
 """Penalties tried, in multiples of the mean variance of a feature."""
 FEWEST = 40
 """Passages that a clock tick needs for a probe of its own; at a rarer one V stays what it was."""
+NEWS = 2.0
+"""Nats of log-likelihood out of fold that a tick must bring, in all; else V stays, or a hundred ticks add up to noise."""
 _OPENS = re.compile("[YFHSCWTLV]C")
 _CLOSES = re.compile("[WF]G.G")
 _BEFORE_CYSTEINE = 40
@@ -160,7 +162,10 @@ def fit(
         logistic = np.empty((targets, 3))
         for j in range(targets):
             z = np.stack([np.ones(len(who)), _odds(before[:, j]), score[:, j]], 1)
-            found[rows, j], logistic[j] = _calibrate(z, outcome[who, j], fold[who])
+            v, logistic[j] = _calibrate(z, outcome[who, j], fold[who])
+            if _log_likelihood(v, outcome[who, j]) < _log_likelihood(before[:, j], outcome[who, j]) + NEWS:
+                v, logistic[j] = before[:, j], (0.0, 1.0, 0.0)
+            found[rows, j] = v
         probes[tick] = _Tick(weight, middle, logistic)
     return Values(start, np.split(found, offset[1:-1]), outcome), Probe(start, probes)
 
@@ -222,6 +227,10 @@ def _calibrate(z: np.ndarray, y: np.ndarray, fold: np.ndarray) -> tuple[np.ndarr
         out[fold == k] = _logistic(z[fold == k] @ weight)
         mean += weight / FOLDS
     return out, mean
+
+
+def _log_likelihood(v: np.ndarray, y: np.ndarray) -> float:
+    return float(np.log(np.where(y > 0, v, 1 - v) + 1e-3).sum())
 
 
 def _odds(p: np.ndarray) -> np.ndarray:
@@ -295,7 +304,7 @@ def to_go(parts: Sequence[np.ndarray], clocks: Sequence[np.ndarray], given: int 
 
 def residue_parts(target: str, residues: str, region: np.ndarray) -> np.ndarray | None:
     """[n] what each residue adds to what the target is a bin of: CDR3's length, net charge or hydropathy; None for
-    targets that are no open bin of a sum. region [n]: index into REGIONS.
+    targets that are no open bin of a sum. region [n]: index into SIDED_REGIONS.
 
     A bin of the mean hydropathy from h on is one of the sum of hydropathy less h. Bins below an edge count against.
     """
@@ -303,11 +312,11 @@ def residue_parts(target: str, residues: str, region: np.ndarray) -> np.ndarray 
     if not found:
         return None
     what, side, sense, edge = found.groups()
-    inside = (region == REGIONS.index(f"{side}-CDR3")).astype(float)
+    inside = (region == SIDED_REGIONS.index(f"{side}-CDR3")).astype(float)
     each = {
         "length": np.ones(len(residues)),
-        "charge": np.array([numbering._CHARGE.get(r, 0) for r in residues], float),
-        "hydropathy": np.array([numbering._HYDROPATHY[r] - float(edge) for r in residues], float),
+        "charge": np.array([tables._CHARGE.get(r, 0) for r in residues], float),
+        "hydropathy": np.array([tables._HYDROPATHY[r] - float(edge) for r in residues], float),
     }[what]
     return inside * each * (1 if sense == ">=" else -1)
 

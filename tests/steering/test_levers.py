@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from antibody_sae import lever_credit as credit
 from antibody_sae.interventions import Where
+from antibody_sae.steering import credit
 from planted import planted_model
 
 WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}

@@ -1,8 +1,8 @@
 """Levers of few latents: how much of a vector's control a dictionary can express.
 
 A lever of m latents is v = sum over at most m latents of a_j d_j, d_j the dictionary's unit directions. Found greedily
-towards a vector (orthogonal matching pursuit; Pati et al. 1993), or trained: `lever_trained.train` with `project` set to
-the nearest lever of m latents, so that each step of the coefficients keeps the hard limit on their number.
+towards a vector (orthogonal matching pursuit; Pati et al. 1993), or trained: `trained.train` with `project` set to the
+nearest lever of m latents, so that each step of the coefficients keeps the hard limit on their number.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def pursue(
 ) -> dict[int, Lever]:
     """m -> the lever of at most m latents nearest to `vector` [d_model], for each m in `sizes`.
 
-    directions: [latents, d_model], unit rows. Greedy: the latent along which most is left comes in, all coefficients are
-    fitted again by least squares; with `positive`, by non-negative least squares. usable: [latents] bool, False for
+    directions: [latents, d_model], unit rows. Greedy: the latent along which most is left comes in, all coefficients
+    are fitted again by least squares; with `positive`, by non-negative least squares. usable: [latents] bool, False for
     latents never active in training. Ends early where no latent brings anything.
     """
     unit, target = directions.double().numpy(), vector.double().numpy()
@@ -66,7 +66,7 @@ def pursue(
 
 
 def share_in_span(directions: Tensor, vector: Tensor, usable: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(part of `vector` [d_model] in the span of the decoder's directions [latents, d_model], part orthogonal to it)."""
+    """(part of `vector` [d_model] in the span of the directions [latents, d_model], part orthogonal to it)."""
     rows = directions if usable is None else directions[usable]
     _, values, basis = torch.linalg.svd(rows.double(), full_matrices=False)
     basis = basis[values > 1e-6 * values.max()] if len(values) else basis
@@ -75,8 +75,8 @@ def share_in_span(directions: Tensor, vector: Tensor, usable: Tensor | None = No
 
 
 def half_size(effects: Mapping[int, float], whole: float) -> float:
-    """m_half: the number of latents at which the effect reaches half of `whole`, linear in log m between the sizes tried;
-    inf where none of them does, nan where there is nothing to halve. Effects are log odds ratios at one length."""
+    """m_half: the number of latents at which the effect reaches half of `whole`, linear in log m between the sizes
+    tried; inf where none of them does, nan where there is nothing to halve. Effects are log odds ratios at one length."""
     if not whole > 0:
         return float("nan")
     before: tuple[int, float] | None = None

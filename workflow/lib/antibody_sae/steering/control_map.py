@@ -1,4 +1,4 @@
-"""Where in the model and in the sequence a property is decided: the rate derivative by layer and by region of the push."""
+"""Where in the model and in the sequence a property is decided: the rate derivative by layer and region of the push."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.io import InputError
-from antibody_sae.labels import REGIONS
-from antibody_sae.lever_credit import allowed_tokens, batches, log_probabilities
+from antibody_sae.steering.credit import allowed_tokens, batches, log_probabilities
 
 if TYPE_CHECKING:
-    from antibody_sae.models import AntibodyModel, Encoded
+    from antibody_sae.models.model import AntibodyModel, Encoded
 
 
 def control_map(
@@ -26,16 +26,16 @@ def control_map(
     targets: Sequence[str],
     writing: Mapping[str, Any],
 ) -> pd.DataFrame:
-    """One row a target, layer and region: `derivative`, the change of the target's rate per unit length of the best push
-    after that block while that region is written, and `noise`, its standard error where nothing is to be found.
+    """One row a target, layer and region: `derivative`, the change of the target's rate per unit length of the best
+    push after that block while that region is written, and `noise`, its standard error where nothing is to be found.
 
-    credit: a passage [residues + 1, targets]; region: a passage [residues] index into REGIONS, empty where unknown. One
+    credit: a passage [residues + 1, targets]; region: a passage [residues] index into SIDED_REGIONS, empty where unknown. One
     forward pass a batch, one backward pass a target; nothing is generated. The derivative is the length of a mean of n
     noisy vectors, from the products of different sequences' terms: the square is unbiased, what is negative is 0.
     """
     before = len(model.prefix(writing["chains"], writing["species"]))
     allowed = allowed_tokens(model, writing["chains"], writing["species"])
-    shape = (len(targets), model.n_layers, len(REGIONS))
+    shape = (len(targets), model.n_layers, len(SIDED_REGIONS))
     total = torch.zeros(*shape, model.d_model, dtype=torch.float64)
     squares = torch.zeros(*shape, dtype=torch.float64)
     seen: dict[int, Tensor] = {}
@@ -65,11 +65,11 @@ def control_map(
     square = ((total**2).sum(-1) - squares) / max(1, n * (n - 1))
     noise = squares / n**2  # of the squared length of the mean, were there nothing
     rows = [
-        {"concept": target, "layer": layer + 1, "region": name, "derivative": float(square[j, layer, r].clamp(min=0) ** 0.5),
-         "noise": float(noise[j, layer, r] ** 0.5)}
+        {"concept": target, "layer": layer + 1, "region": name,
+         "derivative": float(square[j, layer, r].clamp(min=0) ** 0.5), "noise": float(noise[j, layer, r] ** 0.5)}
         for j, target in enumerate(targets)
         for layer in range(model.n_layers)
-        for r, name in enumerate(REGIONS)
+        for r, name in enumerate(SIDED_REGIONS)
         if noise[j, layer, r] > 0
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["concept", "layer", "region", "derivative", "noise"])
@@ -90,7 +90,7 @@ def _keep(seen: dict[int, Tensor], number: int) -> Any:
 
 def _written(rows: Sequence[int], width: int, passages: Sequence[Encoded], region: Sequence[np.ndarray]) -> Tensor:
     """[batch, T, regions] 1 where the token that a position decides lies in a region; the stop belongs to the last."""
-    out = torch.zeros(len(rows), width, len(REGIONS))
+    out = torch.zeros(len(rows), width, len(SIDED_REGIONS))
     for b, i in enumerate(rows):
         at = np.flatnonzero(passages[i].residue >= 0)
         if len(region[i]) == 0:

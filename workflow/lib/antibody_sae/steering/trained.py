@@ -17,13 +17,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from antibody_sae import lever_credit, steering
+from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.interventions import Edit, Intervention, Where
-from antibody_sae.labels import REGIONS
-from antibody_sae.lever_credit import Probe
+from antibody_sae.steering import credit as crediting
+from antibody_sae.steering.credit import Probe
+from antibody_sae.steering.directions import unit
+from antibody_sae.steering.outcomes import label_concepts, number_texts
 
 if TYPE_CHECKING:
-    from antibody_sae.models import AntibodyModel, Encoded
+    from antibody_sae.models.model import AntibodyModel, Encoded
 
 SHORTER = 0.7
 """What the length is multiplied by where a round's sequences are not good enough."""
@@ -42,7 +44,7 @@ class Judged:
     valid: np.ndarray
     """[n] bool"""
     region: Sequence[np.ndarray]
-    """A text: [residues] index into REGIONS, -1 outside the domain; empty where it is not valid."""
+    """A text: [residues] index into SIDED_REGIONS, -1 outside the domain; empty where it is not valid."""
 
 
 Judge = Callable[[Sequence[str]], Judged]
@@ -52,13 +54,13 @@ def catalogue_judge(targets: Sequence[str], writing: Mapping[str, Any], settings
     """Judges by the numbering and the catalogue; `settings` holds the sections `numbering` and `concepts`."""
 
     def judge(texts: Sequence[str]) -> Judged:
-        found = steering.number_texts(texts, writing, settings["numbering"])
-        held = steering.label_concepts(found, targets, settings["concepts"], writing["species"])
+        found = number_texts(texts, writing, settings["numbering"])
+        held = label_concepts(found, targets, settings["concepts"], writing["species"])
         place = {text: i for i, text in enumerate(found.antibodies["text"])}
         at = np.array([place[text] for text in texts])
         side = np.where(found.residues["chain"] == "H", "H-", "L-")
         names = pd.Series(side, index=found.residues.index) + found.residues["region"].astype("string")
-        codes = pd.Series(pd.Categorical(names, categories=REGIONS).codes, index=found.residues["antibody_id"])
+        codes = pd.Series(pd.Categorical(names, categories=SIDED_REGIONS).codes, index=found.residues["antibody_id"])
         by_id = {key: rows.to_numpy() for key, rows in codes.groupby(level=0, sort=False)}
         ids = found.antibodies["antibody_id"].to_numpy()
         region = [by_id.get(ids[i], np.empty(0, np.int8)) for i in at]
@@ -107,7 +109,7 @@ class Workbench:
 
     def credit(
         self, texts: Sequence[str], passages: Sequence[Encoded], judged: Judged, probe: Probe | None = None
-    ) -> tuple[list[np.ndarray], lever_credit.Values, Probe]:
+    ) -> tuple[list[np.ndarray], crediting.Values, Probe]:
         """(credit a passage [residues + 1, targets], V, its probe); the probe is fitted on them where there is none.
 
         Targets that are bins of a sum over residues get the exact credit of that sum, in units of its slope: of the
@@ -116,24 +118,24 @@ class Workbench:
         features = [np.empty((0, self.model.d_model), np.float32)] * len(texts)
         for i, acts in self.model.hidden(passages, [self.layer]):
             features[i] = acts[self.layer].float().cpu().numpy()
-        clocks = [lever_credit.clock(text) for text in texts]
+        clocks = [crediting.clock(text) for text in texts]
         if probe is None:
-            values, probe = lever_credit.fit(features, clocks, judged.outcome)
+            values, probe = crediting.fit(features, clocks, judged.outcome)
         else:
             values = probe.values(features, clocks, judged.outcome)
         given = len(self.writing.get("prompt", ""))
         start = STARTS if self.writing.get("complete") and not given else 0
-        credit = lever_credit.differences(values, given, start)
+        credit = crediting.differences(values, given, start)
         for j, target in enumerate(self.targets):
             parts = [
-                lever_credit.residue_parts(target, text, region) if ok else np.zeros(len(text))
+                crediting.residue_parts(target, text, region) if ok else np.zeros(len(text))
                 for text, region, ok in zip(texts, judged.region, judged.valid, strict=True)
             ]
             if any(p is None for p in parts):
                 continue
             total = np.array([p.sum() for p in parts])
             slope = np.cov(total, judged.outcome[:, j])[0, 1] / max(total.var(), 1e-9)
-            for c, exact in zip(credit, lever_credit.to_go(parts, clocks, given), strict=True):
+            for c, exact in zip(credit, crediting.to_go(parts, clocks, given), strict=True):
                 c[:, j] = slope * exact
         return credit, values, probe
 
@@ -142,7 +144,7 @@ class Workbench:
         texts, passages = self.draw(vector, n, seed)
         judged = self.judge(texts)
         credit, _, _ = self.credit(texts, passages, judged, probe)
-        terms = lever_credit.derivatives(self.model, self.layer, passages, credit, self.where, self.writing, vector)
+        terms = crediting.derivatives(self.model, self.layer, passages, credit, self.where, self.writing, vector)
         sizes = np.array([len(text) + 1 for text in texts])
         likelihood = float((self.model.log_likelihood(passages) * sizes).sum() / sizes.sum())
         return Round(n, judged.outcome.mean(0), float(judged.valid.mean()), likelihood, terms.mean(0))
@@ -179,11 +181,11 @@ def train(
     it, shortens the vector. The best accepted round's vector is the result, so its rate is a choice among `rounds`: the
     rate to report comes from new sequences. Ends early after PATIENCE rounds without a better one.
     """
-    direction = _unit(first)
+    direction = unit(first)
     best, found, stale = -np.inf, torch.zeros_like(first), 0
     rows = []
     for number in range(1, rounds + 1):
-        vector = length * _unit(project(direction))
+        vector = length * unit(project(direction))
         rate, valid, likelihood, derivative = sample(vector, number)
         ratio = float(np.exp(baseline[1] - likelihood))
         accepted = valid >= valid_bound * baseline[0] and ratio <= perplexity_bound
@@ -199,9 +201,5 @@ def train(
             stale += 1
             if stale == PATIENCE:
                 break
-        direction = _unit((1 - mixing) * direction + mixing * _unit(derivative))
+        direction = unit((1 - mixing) * direction + mixing * unit(derivative))
     return Trained(found, pd.DataFrame(rows))
-
-
-def _unit(vector: Tensor) -> Tensor:
-    return vector / vector.norm().clamp(min=1e-12)
