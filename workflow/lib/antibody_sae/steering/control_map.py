@@ -29,9 +29,10 @@ def control_map(
     """One row a target, layer and region: `derivative`, the change of the target's rate per unit length of the best
     push after that block while that region is written, and `noise`, its standard error where nothing is to be found.
 
-    credit: a passage [residues + 1, targets]; region: a passage [residues] index into SIDED_REGIONS, empty where unknown. One
-    forward pass a batch, one backward pass a target; nothing is generated. The derivative is the length of a mean of n
-    noisy vectors, from the products of different sequences' terms: the square is unbiased, what is negative is 0.
+    credit: a passage [residues + 1, targets]; region: a passage [residues] index into SIDED_REGIONS, empty where not
+    known. One forward pass a batch, one backward pass a target; nothing is generated. The derivative is the length of
+    a mean of n noisy vectors, from the products of different sequences' terms: its square is unbiased, and 0 where it
+    is negative.
     """
     before = len(model.prefix(writing["chains"], writing["species"]))
     allowed = allowed_tokens(model, writing["chains"], writing["species"])

@@ -39,7 +39,7 @@ RIDGES = (0.03, 0.3, 3.0)
 FEWEST = 40
 """Passages that a clock tick needs for a probe of its own; at a rarer one V stays what it was."""
 NEWS = 2.0
-"""Nats of log-likelihood out of fold that a tick must bring, in all; else V stays, or a hundred ticks add up to noise."""
+"""Nats of log-likelihood out of fold that a tick must bring, in all; else V stays: a hundred ticks' noise adds up."""
 _OPENS = re.compile("[YFHSCWTLV]C")
 _CLOSES = re.compile("[WF]G.G")
 _BEFORE_CYSTEINE = 40

@@ -16,6 +16,9 @@ import scipy.optimize
 import torch
 from torch import Tensor
 
+from antibody_sae.sae.model import SAE
+from antibody_sae.steering.directions import unit
+
 SIZES = (1, 2, 4, 8, 16, 32)
 
 
@@ -76,7 +79,7 @@ def share_in_span(directions: Tensor, vector: Tensor, usable: Tensor | None = No
 
 def half_size(effects: Mapping[int, float], whole: float) -> float:
     """m_half: the number of latents at which the effect reaches half of `whole`, linear in log m between the sizes
-    tried; inf where none of them does, nan where there is nothing to halve. Effects are log odds ratios at one length."""
+    tried; inf where none of them does, nan where there is nothing to halve. Effects: log odds ratios at one length."""
     if not whole > 0:
         return float("nan")
     before: tuple[int, float] | None = None
@@ -103,3 +106,19 @@ def levers_table(levers: Mapping[str, Mapping[int, Lever]], vectors: Mapping[str
         for latent, weight in zip(lever.latents, lever.weights, strict=True)
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["concept", "m", "latent", "weight", "cosine"])
+
+
+def levers(
+    sae: SAE, known: Mapping[str, Tensor], targets: Sequence[str], sizes: Sequence[int]
+) -> tuple[dict[str, Tensor], pd.DataFrame]:
+    """(kind -> [targets, d_model] of unit directions, `levers_table`): `sparse_<m>` towards the trained vectors, and
+    the parts `in_span` and `out_of_span` of the rate derivative. A part that is nothing stays 0."""
+    usable = sae.max_activation > 0
+    trained, derivative = known["trained"], known["rate_derivative"]
+    found = {t: pursue(sae.directions, trained[j], sizes, usable=usable) for j, t in enumerate(targets)}
+    vectors = {f"sparse_{m}": unit(torch.stack([found[t][m].vector for t in targets])) for m in sizes}
+    parts = [share_in_span(sae.directions, d, usable) for d in derivative]
+    for i, name in enumerate(("in_span", "out_of_span")):
+        rows = torch.stack([p[i] for p in parts])
+        vectors[name] = unit(rows) * (rows.norm(dim=1, keepdim=True) > 1e-4)
+    return vectors, levers_table(found, dict(zip(targets, trained, strict=True)))

@@ -8,6 +8,7 @@ length is held; where a round's sequences are not good enough it is shortened.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -70,17 +71,30 @@ def catalogue_judge(targets: Sequence[str], writing: Mapping[str, Any], settings
 
 
 @dataclass(frozen=True)
-class Round:
-    """Sequences drawn under one vector, and how the targets' rates move there."""
+class Base:
+    """What the model writes without a push: shared by all targets."""
 
-    n: int
-    rates: np.ndarray
-    """[targets] share of all sequences that are valid and have the target."""
-    valid: float
+    texts: list[str]
+    passages: list[Encoded]
+    judged: Judged
+    values: crediting.Values
+    probe: Probe
+    credit: list[np.ndarray]
+    """A passage: [residues + 1, targets]."""
+    terms: Tensor
+    """[n, targets, d_model]; their mean over n is the rate derivative."""
     log_likelihood: float
-    """Mean log-likelihood (nats a token) under the unsteered model."""
-    derivative: Tensor
-    """[targets, d_model]"""
+    """Mean log-likelihood (nats a token)."""
+
+    @property
+    def rates(self) -> np.ndarray:
+        """[targets] share of all sequences that are valid and have the target."""
+        return np.asarray(self.judged.outcome.mean(0))
+
+    @property
+    def derivative(self) -> Tensor:
+        """[targets, d_model]"""
+        return self.terms.mean(0)
 
 
 @dataclass(frozen=True)
@@ -139,15 +153,34 @@ class Workbench:
                 c[:, j] = slope * exact
         return credit, values, probe
 
-    def round(self, vector: Tensor | None, n: int, seed: int, probe: Probe | None) -> Round:
-        """What n sequences drawn under a vector say of it."""
-        texts, passages = self.draw(vector, n, seed)
+    def _log_likelihood(self, passages: Sequence[Encoded]) -> float:
+        passages = [p for p in passages if (p.residue >= 0).any()]  # the model may write nothing at all
+        sizes = np.array([(p.residue >= 0).sum() + 1 for p in passages])
+        return float((self.model.log_likelihood(passages) * sizes).sum() / sizes.sum())
+
+    def base(self, n: int, seed: int) -> Base:
+        """Draw n sequences without a push; the probe of V is fitted on them."""
+        texts, passages = self.draw(None, n, seed)
         judged = self.judge(texts)
-        credit, _, _ = self.credit(texts, passages, judged, probe)
-        terms = crediting.derivatives(self.model, self.layer, passages, credit, self.where, self.writing, vector)
-        sizes = np.array([len(text) + 1 for text in texts])
-        likelihood = float((self.model.log_likelihood(passages) * sizes).sum() / sizes.sum())
-        return Round(n, judged.outcome.mean(0), float(judged.valid.mean()), likelihood, terms.mean(0))
+        credit, values, probe = self.credit(texts, passages, judged)
+        terms = crediting.derivatives(self.model, self.layer, passages, credit, self.where, self.writing)
+        return Base(texts, passages, judged, values, probe, credit, terms, self._log_likelihood(passages))
+
+    def train(self, target: int, base: Base, length: float, n: int, seed: int, **options: Any) -> Trained:
+        """The trained vector of a target (its place in `targets`), n sequences a round; options as `train`'s."""
+
+        def sample(vector: Tensor, number: int) -> tuple[float, float, float, Tensor]:
+            word = int(np.random.SeedSequence([seed, target, number]).generate_state(1)[0])
+            texts, passages = self.draw(vector, n, word)
+            judged = self.judge(texts)
+            credit, _, _ = self.credit(texts, passages, judged, base.probe)
+            one = [c[:, [target]] for c in credit]
+            terms = crediting.derivatives(self.model, self.layer, passages, one, self.where, self.writing, vector)
+            rate, valid = float(judged.outcome[:, target].mean()), float(judged.valid.mean())
+            return rate, valid, self._log_likelihood(passages), terms[:, 0].mean(0)
+
+        start = (float(base.judged.valid.mean()), base.log_likelihood)
+        return train(sample, base.derivative[target], start, length, **options)
 
 
 @dataclass(frozen=True)
@@ -203,3 +236,45 @@ def train(
                 break
         direction = unit((1 - mixing) * direction + mixing * unit(derivative))
     return Trained(found, pd.DataFrame(rows))
+
+
+def levers(
+    bench: Workbench, base: Base, settings: Mapping[str, Any], typical_length: float
+) -> tuple[dict[str, Tensor], pd.DataFrame]:
+    """(kind -> [targets, d_model] of unit directions, history of the training: concept and the columns of `Trained`).
+
+    `rate_derivative`, and `trained` where `settings` (the `steering` section) asks for it; a target that no round was
+    good enough for keeps its derivative as `trained`, and the history says so.
+    """
+    derivative = unit(base.derivative)
+    found = {"rate_derivative": derivative.contiguous()}
+    history = [pd.DataFrame(columns=["concept", "round", "norm", "rate", "valid", "perplexity_ratio", "accepted"])]
+    if {"trained", "sparse"} & set(settings["levers"]):
+        made = derivative.clone()
+        for j, target in enumerate(bench.targets):
+            length = settings["lever_length"] * typical_length
+            options = {"rounds": settings["lever_rounds"], "perplexity_bound": settings["perplexity_bound"]}
+            one = bench.train(j, base, length, settings["n"], settings["seed"], **options)
+            if one.vector.any():
+                made[j] = unit(one.vector)
+            history.append(one.history.assign(concept=target)[history[0].columns])
+        found["trained"] = made.contiguous()
+    return found, pd.concat(history, ignore_index=True)
+
+
+def reliability(base: Base, targets: Sequence[str]) -> pd.DataFrame:
+    """One row a target and region: concept, region, n, explained, calibration; see `credit.reliability`."""
+    pairs = base.judged.region, base.values.read
+    region = [r if len(r) == len(v) else np.full(len(v), -1) for r, v in zip(*pairs, strict=True)]
+    figures = crediting.reliability(base.values, region, len(SIDED_REGIONS))
+    table = pd.DataFrame(
+        {"concept": np.tile(targets, len(SIDED_REGIONS)), "region": np.repeat(SIDED_REGIONS, len(targets))}
+    )
+    for name, values in figures.items():
+        table[name] = values.ravel()
+    return table[table["n"] > 0].reset_index(drop=True)
+
+
+def provenance(about: Mapping[str, Any]) -> dict[str, str]:
+    """What a file of levers belongs to, as the metadata of safetensors."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
