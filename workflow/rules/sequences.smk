@@ -30,7 +30,6 @@ def untracked_files(wildcards):
     return sorted(f"{path} {os.stat(path).st_size} {os.stat(path).st_mtime_ns}" for path in others)
 
 
-
 if GENERATE:
 
     rule generate:
