@@ -60,7 +60,7 @@ def catalogue_judge(targets: Sequence[str], writing: Mapping[str, Any], settings
         place = {text: i for i, text in enumerate(found.antibodies["text"])}
         at = np.array([place[text] for text in texts])
         side = np.where(found.residues["chain"] == "H", "H-", "L-")
-        names = pd.Series(side, index=found.residues.index) + found.residues["region"].astype("string")
+        names = [s + r if isinstance(r, str) else None for s, r in zip(side, found.residues["region"], strict=True)]
         codes = pd.Series(pd.Categorical(names, categories=SIDED_REGIONS).codes, index=found.residues["antibody_id"])
         by_id = {key: rows.to_numpy() for key, rows in codes.groupby(level=0, sort=False)}
         ids = found.antibodies["antibody_id"].to_numpy()
@@ -145,11 +145,12 @@ class Workbench:
                 crediting.residue_parts(target, text, region) if ok else np.zeros(len(text))
                 for text, region, ok in zip(texts, judged.region, judged.valid, strict=True)
             ]
-            if any(p is None for p in parts):
+            sums = [p for p in parts if p is not None]
+            if len(sums) < len(parts):
                 continue
-            total = np.array([p.sum() for p in parts])
+            total = np.array([p.sum() for p in sums])
             slope = np.cov(total, judged.outcome[:, j])[0, 1] / max(total.var(), 1e-9)
-            for c, exact in zip(credit, crediting.to_go(parts, clocks, given), strict=True):
+            for c, exact in zip(credit, crediting.to_go(sums, clocks, given), strict=True):
                 c[:, j] = slope * exact
         return credit, values, probe
 
