@@ -20,6 +20,7 @@ from torch import Tensor
 
 from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.interventions import Edit, Intervention, Where
+from antibody_sae.models import starts
 from antibody_sae.steering import credit as crediting
 from antibody_sae.steering.credit import Probe
 from antibody_sae.steering.directions import unit
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 SHORTER = 0.7
 """What the length is multiplied by where a round's sequences are not good enough."""
-STARTS = 3
-"""Residues of a start that complete domains are drawn with."""
 PATIENCE = 2
 """Rounds without a better rate after which training ends."""
 
@@ -138,7 +137,7 @@ class Workbench:
         else:
             values = probe.values(features, clocks, judged.outcome)
         given = len(self.writing.get("prompt", ""))
-        start = STARTS if self.writing.get("complete") and not given else 0
+        start = starts.LENGTH if self.writing.get("complete") and not given else 0
         credit = crediting.differences(values, given, start)
         for j, target in enumerate(self.targets):
             parts = [
