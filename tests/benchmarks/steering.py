@@ -4,8 +4,8 @@ Prints JSON: steered_over_unsteered (additions, another one in every row, as in 
 (delta-clamps, each reading the SAE's code at every step), the rates, and numbered_over_written (sequences numbered over
 sequences written in an evaluation: each distinct one once).
 
-`trained_vector`: what one costs: passes over its sequences through the whole model (writing them, reading the activations,
-the derivative, the likelihood), and seconds.
+`trained_vector`: what one costs: passes over its sequences through the whole model (writing them, reading the
+activations, the derivative, the likelihood), and seconds.
 
     python tests/benchmarks/steering.py [--rows 128] [--rounds 5] [--threads 1]
 """

@@ -108,8 +108,8 @@ class Workbench:
     targets: Sequence[str]
     judge: Judge
 
-    def draw(self, vector: Tensor | None, n: int, seed: int) -> tuple[list[str], list[Encoded]]:
-        """(texts, passages) of n sequences drawn under a vector [d_model] in raw units."""
+    def draw(self, vector: Tensor | None, n: int, seed: int) -> tuple[list[str], list[Encoded], Judged]:
+        """n sequences drawn under a vector [d_model] in raw units; what did not end by itself is not valid."""
         edit = None
         if vector is not None:
             pushed = Intervention(vector=vector, where=self.where)
@@ -118,7 +118,9 @@ class Workbench:
         texts = [w.text for w in written]
         chains, species = self.writing["chains"], self.writing["species"]
         sides = [(text, None) if "H" in chains else (None, text) for text in texts]
-        return texts, [self.model.encode(heavy, light, species, chains)[0] for heavy, light in sides]
+        passages = [self.model.encode(heavy, light, species, chains)[0] for heavy, light in sides]
+        judged, ended = self.judge(texts), np.array([w.ended for w in written])
+        return texts, passages, Judged(judged.outcome * ended[:, None], judged.valid & ended, judged.region)
 
     def credit(
         self, texts: Sequence[str], passages: Sequence[Encoded], judged: Judged, probe: Probe | None = None
@@ -160,8 +162,7 @@ class Workbench:
 
     def base(self, n: int, seed: int) -> Base:
         """Draw n sequences without a push; the probe of V is fitted on them."""
-        texts, passages = self.draw(None, n, seed)
-        judged = self.judge(texts)
+        texts, passages, judged = self.draw(None, n, seed)
         credit, values, probe = self.credit(texts, passages, judged)
         terms = crediting.derivatives(self.model, self.layer, passages, credit, self.where, self.writing)
         return Base(texts, passages, judged, values, probe, credit, terms, self._log_likelihood(passages))
@@ -171,8 +172,7 @@ class Workbench:
 
         def sample(vector: Tensor, number: int) -> tuple[float, float, float, Tensor]:
             word = int(np.random.SeedSequence([seed, target, number]).generate_state(1)[0])
-            texts, passages = self.draw(vector, n, word)
-            judged = self.judge(texts)
+            texts, passages, judged = self.draw(vector, n, word)
             credit, _, _ = self.credit(texts, passages, judged, base.probe)
             one = [c[:, [target]] for c in credit]
             terms = crediting.derivatives(self.model, self.layer, passages, one, self.where, self.writing, vector)
