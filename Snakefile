@@ -10,10 +10,12 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-HERE = Path(workflow.basedir)
+HERE = Path(workflow.current_basedir)  # this file's folder, also where another workflow imports this one as a module
 sys.path.insert(0, str(HERE / "workflow" / "lib"))
 os.environ |= {
-    "PYTHONPATH": os.pathsep.join([str(HERE / "workflow" / "lib"), *filter(None, [os.getenv("PYTHONPATH")])])
+    "PYTHONPATH": os.pathsep.join([str(HERE / "workflow" / "lib"), *filter(None, [os.getenv("PYTHONPATH")])]),
+    # the kernels are compiled once for all jobs, in a folder that is writable wherever a run is
+    "NUMBA_CACHE_DIR": os.getenv("NUMBA_CACHE_DIR") or str(Path(".snakemake", "numba").resolve()),
 }
 
 from antibody_sae import config as settings
@@ -43,17 +45,6 @@ include: "workflow/rules/concepts.smk"
 include: "workflow/rules/steering.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/designs.smk"
-
-
-# A second or two of work on small tables, whatever the run's size: not worth a place in a cluster's queue.
-localrules:
-    designs,
-    steer_confirm,
-    steer_doses,
-    steer_effects,
-    steer_tables,
-    steer_targets,
-    tables,
 
 
 onstart:

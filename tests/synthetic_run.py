@@ -296,7 +296,7 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
                 rows += [
                     {"kind": kind, "latent": 20, "concept": target} for kind in ("matched_latent", "shuffled_sign")
                 ]
-                rows.append({"kind": "sparse_m8", "concept": target})
+                rows.append({"kind": "sparse_8", "concept": target})
             explored[unit] = _explored(rows + [{"kind": "random_latent", "latent": 40 + i} for i in range(8)])
             lift[unit] = {("latent", 9): 0.25 if sae.name != "topk" else 0.0}
             tested[unit] = pd.DataFrame([

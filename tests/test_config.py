@@ -39,7 +39,15 @@ def test_the_shipped_configurations_are_valid(root, default):
         ({"model": {"name": "mine", "path": "/nowhere", "template": {"H": "{heavy}."}}}, "/nowhere has no config.json"),
         ({"sequences": {"n": 0}}, "sequences.n"),
         ({"sequences": {"chains": "HL"}}, "model iglm writes H or L"),
-        ({"sequences": {"species": "cat"}}, "none of camel"),
+        ({"sequences": {"species": "cat"}}, "sequences.species: 'cat' is no name of a species here; known are human"),
+        ({"sequences": {"species": "Mus musculus"}}, "write mouse"),
+        ({"sequences": {"species": "pig"}}, "cannot read or write pig antibodies, only those of camel, human"),
+        ({"numbering": {"species": ["human", "cow"]}}, "numbering.species: model iglm cannot read or write cow"),
+        ({"sequences": {"species": "camel"}}, "add alpaca"),
+        (
+            {"sequences": {"source": "file", "chains": "HL"}, "numbering": {"species": ["alpaca"]}},
+            "no germlines of light chains of alpaca",
+        ),
         ({"splits": {"validation": 0.6, "test": 0.5}}, "nothing to train on"),
         ({"run": "../elsewhere"}, "run"),
         ({"saes": {"train": {"a/b": {}}}}, "saes.train"),
@@ -71,6 +79,14 @@ def test_the_schema_states_the_defaults_of_training():
     from antibody_sae.sae.settings import Settings
 
     assert config.saes(config.complete({"saes": {"train": {"a": {}}}}))["a"] == asdict(Settings())
+
+
+def test_null_drops_an_sae_of_the_default_file():
+    """Snakemake merges the user's mapping over config.yaml's key by key, so leaving one out does not drop it."""
+    full = config.complete({"saes": {"train": {"topk": None, "ordered": {"architecture": "ordered"}}}})
+    assert list(full["saes"]["train"]) == ["ordered"]
+    with pytest.raises(InputError, match="every SAE is null"):
+        config.complete({"saes": {"train": {"topk": None}}})
 
 
 def test_parsing_needs_nothing_heavy():

@@ -19,8 +19,8 @@ from antibody_sae.steering import directions as steering_directions
 from antibody_sae.steering import targets as steering_targets
 from planted import planted_model, tiny_model
 
-WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
-TARGET = "v-gene=has-W"
+WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": False}
+TARGET = "v-gene=IGHV-W"
 SETTINGS = {
     "criteria": ["f1", "r", "rate_derivative", "decoder_alignment", "earliest"], "candidates": 2, "norms": [-0.9, 0.9],
     "explore_n": 60, "n": 200, "baseline": 500, "random_latents": 8, "random_n": 100, "seed": 1,
@@ -101,7 +101,7 @@ def compared(planted):
     known = known_of(planted)
     chosen = criteria.choose(known, SETTINGS["criteria"], SETTINGS["candidates"])
     rms = steering_directions.typical_length(planted["store"])
-    lever = {"sparse_m2": planted["sae"].directions[[0]] + planted["sae"].directions[[5]]}
+    lever = {"sparse_2": planted["sae"].directions[[0]] + planted["sae"].directions[[5]]}
     explored = {
         "controls": plans.explore_layer(planted["known"], [TARGET], SETTINGS, planted["store"]),
         "x": plans.explore_sae(planted["sae"], known, chosen, lever, [TARGET], SETTINGS, rms, 0),
@@ -144,7 +144,7 @@ def test_cause_and_twin_correlate_alike_but_only_the_cause_steers(compared):
     assert (arms.loc[arms["latent"] == 1, "delta"].abs() < 0.12).all()
     controls = table["kind"].isin(["random_latent", "random_direction", "matched_latent", "none"])
     assert not table.loc[controls, "steerable"].any()
-    levers = table[table["kind"].isin(["rate_derivative", "sparse_m2"]) & (table["stage"] == "confirm")]
+    levers = table[table["kind"].isin(["rate_derivative", "sparse_2"]) & (table["stage"] == "confirm")]
     assert levers["p_value"].notna().all(), "there are random arms of every confirmed length"
     assert levers.loc[levers["length"] > 0, "steerable"].all()
 
@@ -230,7 +230,7 @@ def test_likelihood_gradient_is_the_finite_difference():
     for row, p in enumerate(passages):
         weight[row, np.flatnonzero(p.residue >= 0)] = 1.0
     acted = Where(start=2).mask(tokens, 2, model.residue_tokens).float()
-    (gradient,) = steering_directions._likelihood_gradients(model, 1, tokens, acted, [weight])
+    (gradient,) = model.likelihood_gradients(1, tokens, acted, [weight])
     probe = torch.randn(24, generator=torch.Generator().manual_seed(0))
     step = 1e-2
 
@@ -281,6 +281,13 @@ def test_where_a_target_is_read_and_decided():
     assert names(steering_targets.context("cdr3-length=L:>=10")[0]) == ["L-CDR3"]
     assert names(steering_targets.context("position=H110:Y")[0]) == ["H-CDR3"]
     assert names(steering_targets.context("position=H26:S")[0]) == ["H-FR1"]
+    assert names(steering_targets.context("light-locus=K")[0]) == ["L-FR1"]
+    assert names(steering_targets.context("conserved=C104")[0]) == ["H-FR1", "L-FR1"]
+    assert names(steering_targets.context("residue=L")[0]) == list(SIDED_REGIONS), "leucine is of either chain"
+    with pytest.raises(InputError, match="isotype is a column of the input"):
+        steering_targets.context("isotype=IgG")
+    with pytest.raises(InputError, match="names no chain"):
+        steering_targets.context("cdr3-length=>=22")
 
 
 # --- real antibodies ------------------------------------------------------------------------------------------------

@@ -41,3 +41,4 @@ rule design:
 rule designs:
     input:
         expand(f"{OUT}/designs/{{design}}.{{suffix}}", design=config["designs"], suffix=["fasta", "tsv"]),
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue

@@ -5,6 +5,7 @@
 STEER = f"{OUT}/steering/layer{{layer}}"
 STEERING = config["steering"]
 WRITING = pick("sequences", "chains", "species", "temperature", "top_p", "prompt")
+WRITING["complete"] = not GENERATE or config["sequences"]["complete"]
 LABELS = pick("concepts", "bins", "metadata", "position_pairs")
 TARGETS = f"{OUT}/steering/targets.json"
 UNITS = [f"{sae}-seed{seed}" for sae in SAES for seed in SEEDS]
@@ -31,6 +32,7 @@ rule steer_targets:
         f"{OUT}/logs/steer_targets.log",
     benchmark:
         f"{OUT}/benchmarks/steer_targets.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -52,7 +54,7 @@ rule steer_controls:
         shards=SHARDS,
         labels=f"{OUT}/concepts/labels.json",
         values=f"{OUT}/concepts/labels.safetensors",
-        antibodies=f"{OUT}/sequences/antibodies.parquet",
+        levers=f"{STEER}/levers/directions.safetensors",
     output:
         plan=f"{STEER}/controls/explore/plan.parquet",
         vectors=f"{STEER}/controls/explore/vectors.safetensors",
@@ -68,16 +70,84 @@ rule steer_controls:
     resources:
         mem_mb=memory(4000, 0),
         runtime=minutes(60),
-        gpu=0,
     params:
-        model=config["model"],
         steering=pick(
-            "steering", "where", "gradient_antibodies", "norms", "random_latents", "explore_n", "baseline", "seed"
+            "steering", "levers", "norms", "random_latents", "explore_n", "baseline", "seed"
         ),
         chains=WRITING["chains"],
         code=code("steer_controls.py"),
     script:
         "../scripts/steer_controls.py"
+
+
+rule steer_levers:
+    input:
+        targets=TARGETS,
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        labels=f"{OUT}/concepts/labels.json",
+        values=f"{OUT}/concepts/labels.safetensors",
+    output:
+        directions=f"{STEER}/levers/directions.safetensors",
+        training=f"{STEER}/levers/training.parquet",
+        reliability=f"{STEER}/levers/reliability.parquet",
+        control_map=f"{STEER}/levers/control_map.parquet",
+    log:
+        f"{OUT}/logs/steer_levers-layer{{layer}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_levers-layer{{layer}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 0),
+        runtime=minutes(120),
+        gpu=0,
+    params:
+        model=config["model"],
+        steering=pick(
+            "steering",
+            "where",
+            "gradient_antibodies",
+            "levers",
+            "lever_length",
+            "lever_rounds",
+            "perplexity_bound",
+            "n",
+            "seed",
+        ),
+        writing=WRITING,
+        numbering=pick("numbering", "species", "scheme"),
+        concepts=LABELS,
+        code=code("steer_levers.py"),
+    script:
+        "../scripts/steer_levers.py"
+
+
+rule steer_sparse:
+    input:
+        targets=TARGETS,
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        sae=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/config.json",
+        weights=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/sae.safetensors",
+        directions=f"{STEER}/levers/directions.safetensors",
+    output:
+        vectors=f"{STEER}/{{sae}}-seed{{seed}}/levers.safetensors",
+        table=f"{STEER}/{{sae}}-seed{{seed}}/levers.parquet",
+    log:
+        f"{OUT}/logs/steer_sparse-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_sparse-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 5),
+        runtime=minutes(30),
+    params:
+        steering=pick("steering", "lever_sizes"),
+        code=code("steer_sparse.py"),
+    script:
+        "../scripts/steer_sparse.py"
 
 
 rule steer_plan:
@@ -92,6 +162,7 @@ rule steer_plan:
         scores=f"{OUT}/concepts/{ONE_SAE}/scores.safetensors",
         best=f"{OUT}/concepts/{ONE_SAE}/best.parquet",
         directions=f"{STEER}/controls/directions.safetensors",
+        levers=f"{STEER}/{{sae}}-seed{{seed}}/levers.safetensors" if "sparse" in STEERING["levers"] else [],
     output:
         plan=f"{STEER}/{{sae}}-seed{{seed}}/explore/plan.parquet",
         vectors=f"{STEER}/{{sae}}-seed{{seed}}/explore/vectors.safetensors",
@@ -189,6 +260,7 @@ rule steer_doses:
         f"{OUT}/logs/steer_doses-layer{{layer}}.log",
     benchmark:
         f"{OUT}/benchmarks/steer_doses-layer{{layer}}.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -214,6 +286,7 @@ rule steer_confirm:
         f"{OUT}/logs/steer_confirm-layer{{layer}}-{{unit}}.log",
     benchmark:
         f"{OUT}/benchmarks/steer_confirm-layer{{layer}}-{{unit}}.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -242,6 +315,7 @@ rule steer_effects:
         f"{OUT}/logs/steer_effects-layer{{layer}}.log",
     benchmark:
         f"{OUT}/benchmarks/steer_effects-layer{{layer}}.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -277,6 +351,7 @@ rule steer_tables:
         f"{OUT}/logs/steer_tables.log",
     benchmark:
         f"{OUT}/benchmarks/steer_tables.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -288,3 +363,9 @@ rule steer_tables:
         code=code("steer_tables.py"),
     script:
         "../scripts/steer_tables.py"
+
+
+rule levers:
+    input:
+        every_steered("levers.safetensors") if "sparse" in STEERING["levers"] else [],
+        expand(f"{OUT}/steering/layer{{layer}}/levers/directions.safetensors", layer=LAYERS),

@@ -26,7 +26,8 @@ def folder(given: str | None) -> Path:
 if __name__ == "__main__":
     try:
         run = folder(sys.argv[1] if len(sys.argv) > 1 else None)
-        print(f"\n{summary.headline(read_json(run / 'tables' / 'summary.json'))}")
+        clear = "\033[2J\033[H" if sys.stdout.isatty() else "\n"  # the table alone on a terminal's screen
+        print(f"{clear}{summary.headline(read_json(run / 'tables' / 'summary.json'))}")
         print(f"\nReport: {run / 'report' / 'index.html'}")
     except InputError as error:
         sys.exit(f"Error: {error}")

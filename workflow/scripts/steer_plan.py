@@ -16,7 +16,8 @@ with job(snakemake):
     params, found = snakemake.params, snakemake.input
     settings, layer = params.steering, int(snakemake.wildcards.layer)
     model = models.load(params.model)
-    store = Store(Path(found.manifest).parent, {**model.provenance, "layer": layer})
+    expected = {**model.provenance, "layer": layer, "model_dtype": model.dtype_name}
+    store = Store(Path(found.manifest).parent, expected)
     sae = SAE.load(Path(found.sae).parent, store.provenance())
     targets = read_json(found.targets)["targets"]
     known = candidates.gather(
@@ -31,7 +32,9 @@ with job(snakemake):
     )
     chosen = criteria.choose(known, settings["criteria"], settings["candidates"])
     seed, rms = settings["seed"] + int(snakemake.wildcards.seed), directions.typical_length(store)
-    plan = plans.explore_sae(sae, known, chosen, {}, targets, settings, rms, seed)
+    levers = read_safetensors(found.levers) if found.levers else {}
+    levers = {kind: rows for kind, rows in levers.items() if kind.startswith("sparse_")}
+    plan = plans.explore_sae(sae, known, chosen, levers, targets, settings, rms, seed)
     latents = plan.table["latent"].dropna().astype(int).tolist()
     write_parquet(criteria.tested(known, targets, latents), snakemake.output.tested)
     write_safetensors({"vectors": plan.vectors}, snakemake.output.vectors)

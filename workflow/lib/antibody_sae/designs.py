@@ -24,7 +24,7 @@ from antibody_sae.io import InputError, atomic
 from antibody_sae.models.model import AntibodyModel
 from antibody_sae.steering import outcomes, sampling
 
-WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
+WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": True}
 NUMBERING = {"species": ["human"], "scheme": "imgt"}
 MOST_TRIES = 50
 """Sequences written for each one that is wanted, before the constraints count as not to be met."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -9,22 +10,26 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from antibody_sae.io import InputError
 
 
 class _Tee:
-    """Writes to the screen and to the log; asks the screen whether it is one (tqdm wants to know)."""
+    """Writes to the log, and to the screen whole lines that begin with the job's name: jobs run side by side."""
 
-    def __init__(self, screen: TextIO, log: TextIO) -> None:
-        self._screen, self._log = screen, log
+    def __init__(self, screen: TextIO, log: TextIO, name: str) -> None:
+        self._screen, self._log, self._name, self._line = screen, log, name, ""
 
     def write(self, text: str) -> int:
         self._log.write(text)
         self._log.flush()
-        return self._screen.write(text)
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if line:
+                self._screen.write(f"{self._name}: {line}\n")
+        return len(text)
 
     def flush(self) -> None:
         self._screen.flush()
@@ -40,6 +45,25 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def share_compiled() -> None:
+    """Let jobs that run side by side share numba's cache.
+
+    numba writes its files whole, but reads, extends and writes the index of a function without a lock: two jobs that
+    compile it for different types at the same moment may store one's code under the other's name. Here one waits for
+    the other. Where the file system knows no locks the code is not stored, and compiled again by the next job.
+    """
+    from numba.core.caching import IndexDataCacheFile
+
+    save = IndexDataCacheFile.save
+
+    def locked(cache: Any, key: Any, data: Any) -> None:
+        with suppress(OSError), open(f"{cache._index_path}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            save(cache, key, data)
+
+    IndexDataCacheFile.save = locked  # type: ignore[method-assign]
+
+
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
     """Run a script's body: stderr also into the rule's log, torch and numba on the rule's threads.
@@ -48,17 +72,19 @@ def job(snakemake: Any) -> Iterator[None]:
     """
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with open(snakemake.log[0], "w", encoding="utf-8") as log:
-        screen, sys.stderr = sys.stderr, _Tee(sys.stderr, log)  # type: ignore[assignment]
+        name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
+        screen, sys.stderr = sys.stderr, _Tee(sys.stderr, log, name)  # type: ignore[assignment]
         try:
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
             if "numba" in sys.modules:
+                share_compiled()
                 sys.modules["numba"].set_num_threads(
                     min(snakemake.threads, sys.modules["numba"].config.NUMBA_NUM_THREADS)
                 )
             yield
         except InputError as error:
-            print(f"\nError: {error}", file=sys.stderr)
+            print(f"Error: {error}", file=sys.stderr)
             sys.exit(1)
         except Exception:
             traceback.print_exc()

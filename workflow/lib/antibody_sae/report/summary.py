@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.io import read_json
 from antibody_sae.report.findings import interval, matching, orderedness, points, selection
-from antibody_sae.report.run import Run, Trained, concept_label
+from antibody_sae.report.run import Run, Trained
 from antibody_sae.significance import over_targets
 
 

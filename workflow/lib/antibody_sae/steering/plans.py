@@ -136,7 +136,8 @@ def explore_sae(
         arms.add("shuffled_sign", signs * one[like], 1, size[like], latent=like, concept=target)
     for kind, rows in levers.items():
         for target, direction in zip(targets, rows, strict=True):
-            arms.add(kind, direction, concept=target)
+            if direction.any():  # a lever that nothing could be made of
+                arms.add(kind, direction, concept=target)
     return arms.plan()
 
 

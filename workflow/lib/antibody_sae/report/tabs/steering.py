@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.report.charts import logos
 from antibody_sae.report.charts import steering as figures
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.page import Pick, Section, Table, columns
-from antibody_sae.report.run import CONTROLS, Run, concept_label, grouped, kind_label, rows
+from antibody_sae.report.run import CONTROLS, Run, grouped, kind_label, rows
 from antibody_sae.steering.criteria import CRITERIA
 
 LENGTH = "length of the added vector, rms lengths"
