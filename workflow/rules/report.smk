@@ -15,7 +15,7 @@ rule tables:
         manifests=expand(f"{OUT}/activations/layer{{layer}}/manifest.json", layer=LAYERS),
         metrics=expand(f"{OUT}/saes/{{sae}}/metrics.json", sae=EVERY_SAE),
         best=expand(f"{OUT}/concepts/{{sae}}/best.parquet", sae=EVERY_SAE),
-        effects=expand(f"{OUT}/steering/{{sae}}/effects.parquet", sae=EVERY_SAE),
+        effects=every_steered("effects.parquet"),
         concepts=rules.concept_tables.output,
         steering=rules.steer_tables.output,
     output:
@@ -59,8 +59,8 @@ rule report:
         ),
         associations=expand(f"{OUT}/concepts/{{sae}}/associations.parquet", sae=EVERY_SAE),
         latents=expand(f"{OUT}/latents/{{sae}}.parquet", sae=EVERY_SAE),
-        side_effects=expand(f"{OUT}/steering/{{sae}}/side_effects.parquet", sae=EVERY_SAE),
-        outcomes=expand(f"{OUT}/steering/{{sae}}/confirm/outcomes.parquet", sae=EVERY_SAE),
+        side_effects=every_steered("side_effects.parquet"),
+        outcomes=every_steered("confirm/outcomes.parquet"),
         controls=expand(
             f"{OUT}/steering/layer{{layer}}/controls/explore/{{file}}.parquet",
             layer=LAYERS,

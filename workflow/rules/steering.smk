@@ -8,11 +8,12 @@ WRITING = pick("sequences", "chains", "species", "temperature", "top_p", "prompt
 WRITING["complete"] = not GENERATE or config["sequences"]["complete"]
 LABELS = pick("concepts", "bins", "metadata", "position_pairs")
 TARGETS = f"{OUT}/steering/targets.json"
-UNITS = [f"{sae}-seed{seed}" for sae in SAES for seed in SEEDS]
+TRAINED = [sae for sae in SAES if SAES[sae]["tokens"]]  # an untrained SAE stands beside the others, and is not steered
+UNITS = [f"{sae}-seed{seed}" for sae in TRAINED for seed in SEEDS]
 STEERED = [
     {"sae": sae, "architecture": SAES[sae]["architecture"], "seed": seed, "layer": layer}
     for layer in LAYERS
-    for sae in SAES
+    for sae in TRAINED
     for seed in SEEDS
 ]
 
@@ -71,9 +72,7 @@ rule steer_controls:
         mem_mb=memory(4000, 0),
         runtime=minutes(60),
     params:
-        steering=pick(
-            "steering", "levers", "norms", "random_latents", "explore_n", "baseline", "seed"
-        ),
+        steering=pick("steering", "levers", "norms", "random_latents", "explore_n", "baseline", "seed"),
         chains=WRITING["chains"],
         code=code("steer_controls.py"),
     script:

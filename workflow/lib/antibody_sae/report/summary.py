@@ -75,6 +75,7 @@ def _sae(run: Run, sae: Trained) -> dict[str, Any]:
         "sae": sae.name,
         "title": run.title(sae),
         "architecture": settings["architecture"],
+        "control": None if settings["tokens"] else "untrained",
         "layer": sae.layer,
         "seed": sae.seed,
         "latents": settings["latents"],

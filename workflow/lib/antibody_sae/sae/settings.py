@@ -87,7 +87,7 @@ class Settings:
 
     @property
     def steps(self) -> int:
-        return max(1, self.tokens // self.batch_size)
+        return max(1, self.tokens // self.batch_size) if self.tokens else 0  # none: the untrained control
 
     def k_at(self, step: int) -> int:
         """Active latents at a step: geometric from k_start to k (arXiv:2512.02194 anneals k from large to k)."""
