@@ -46,6 +46,7 @@ include: "workflow/rules/designs.smk"
 
 # A second or two of work on small tables, whatever the run's size: not worth a place in a cluster's queue.
 localrules:
+    design_files,
     designs,
     steer_effects,
     steer_tables,
@@ -68,3 +69,4 @@ rule all:
     default_target: True
     input:
         f"{OUT}/report/index.html",
+        rules.designs.input,

@@ -57,24 +57,42 @@ def every_steered(name):
     return [f"{OUT}/steering/layer{each['layer']}/{each['sae']}-seed{each['seed']}/{name}" for each in STEERED]
 
 
-def design_branch(wildcards):
-    """Layer, and folder of the SAE, that a design uses: its own choice, else the run's first."""
-    asked = config["designs"][wildcards.design]
-    sae = asked["sae"] or next(iter(SAES))
-    return asked["layer"] or LAYERS[0], f"{sae}-seed{SEEDS[0] if asked['sae_seed'] is None else asked['sae_seed']}"
+def design_branches(asked):
+    """Folders of the SAEs that a design may draw on: the one it names, the first where it names latents, else all of one
+    seed; none where nothing is pushed, or a vector alone."""
+    if asked["lever"] in ("none", "sparse", "trained") and not asked["latents"]:
+        return []
+    names = [asked["sae"]] if asked["sae"] else list(SAES)[:1] if asked["latents"] else list(SAES)
+    return [f"{name}-seed{SEEDS[0] if asked['sae_seed'] is None else asked['sae_seed']}" for name in names]
 
 
-def design_file(stage, name):
-    """A file of the design's SAE, as an input function."""
+def design_saes(stage, name):
+    """A file of each SAE that a design may draw on, as an input function."""
 
-    def path(wildcards):
-        layer, branch = design_branch(wildcards)
-        return f"{OUT}/{stage}/layer{layer}/{branch}/{name}"
+    def paths(wildcards):
+        asked = config["designs"][wildcards.design]
+        folder = f"{OUT}/{stage}/layer{asked['layer'] or LAYERS[0]}"
+        return [f"{folder}/{branch}/{name}" for branch in design_branches(asked)]
 
-    return path
+    return paths
 
 
 def design_effects(wildcards):
-    """What chose the latent, where the design does not name it."""
+    """What chooses latents, where the design does not name them."""
     asked = config["designs"][wildcards.design]
-    return [] if asked["latents"] else design_file("steering", "effects.parquet")(wildcards)
+    return [] if asked["latents"] else design_saes("steering", "effects.parquet")(wildcards)
+
+
+def design_counts(wildcards):
+    """Residues of the regions, where a push acts on one."""
+    asked = config["designs"][wildcards.design]
+    if not isinstance(asked["where"], str) or asked["where"] == "all":
+        return []
+    return f"{OUT}/steering/layer{asked['layer'] or LAYERS[0]}/controls/counts.json"
+
+
+def design_natural(wildcards):
+    """Natural antibodies to compare with: files that the design names, or the run's own where it read files."""
+    if config["designs"][wildcards.design]["natural"]:
+        return f"{OUT}/designs/{wildcards.design}/natural.parquet"
+    return f"{OUT}/sequences/antibodies.parquet" if config["sequences"]["source"] == "file" else []

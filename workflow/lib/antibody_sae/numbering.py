@@ -496,8 +496,8 @@ def _nearest(onehot: np.ndarray, table: _Germlines) -> list[tuple[tuple[str, str
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 _SIDES = {"heavy": "H", "light": "KL"}
-_CHARGE = {"K": 1, "R": 1, "D": -1, "E": -1}
-_HYDROPATHY = dict(
+CHARGE = {"K": 1, "R": 1, "D": -1, "E": -1}
+HYDROPATHY = dict(
     zip(
         "ARNDCQEGHILKMFPSTWYV",
         (
@@ -617,8 +617,8 @@ def _chain_row(antibody: str, side: str, chain: str, numbered: Numbered, first: 
         "j_identity": None if numbered.j_allele is None else numbered.j_identity,
         "germline_species": numbered.germline_species, "first_residue_id": first,
         "cdr1_length": int((regions == 1).sum()), "cdr2_length": int((regions == 3).sum()), "cdr3_length": len(cdr3),
-        "cdr3": cdr3, "cdr3_charge": float(sum(_CHARGE.get(r, 0) for r in cdr3)),
-        "cdr3_hydropathy": sum(_HYDROPATHY.get(r, 0.0) for r in cdr3) / len(cdr3) if cdr3 else None,
+        "cdr3": cdr3, "cdr3_charge": float(sum(CHARGE.get(r, 0) for r in cdr3)),
+        "cdr3_hydropathy": sum(HYDROPATHY.get(r, 0.0) for r in cdr3) / len(cdr3) if cdr3 else None,
     }  # fmt: skip
 
 
