@@ -17,6 +17,7 @@ os.environ |= {
 }
 
 from antibody_sae import config as settings
+from antibody_sae import source
 from antibody_sae.io import InputError
 
 

@@ -31,7 +31,7 @@ def shared_data() -> Path:
 def iglm_s():
     """The real IgLM-S, float32."""
     import torch
-    from antibody_sae import models
+    from antibody_sae.models import model as models
 
     torch.set_num_threads(1)
     return models.load({"name": "iglm-s", "dtype": "float32"})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import transformers
-from antibody_sae.models import RESIDUES, AntibodyModel
-from antibody_sae.presets import ModelSpec
+from antibody_sae.antibody import RESIDUES
+from antibody_sae.models.model import AntibodyModel
+from antibody_sae.models.presets import ModelSpec
 
 TAGS = ("[HEAVY]", "[HUMAN]", "[SEP]")
 

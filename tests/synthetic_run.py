@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 from antibody_sae import config as settings
-from antibody_sae import effects
 from antibody_sae.io import write_json, write_parquet, write_safetensors
-from antibody_sae.tables import Run
+from antibody_sae.report.run import Run
+from antibody_sae.steering import claims, effects
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 REGIONS = {
@@ -315,7 +315,7 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
             for one, frame in ((table, frames), (side, sides), (tested, testeds)):
                 frame.append(one.assign(**about))
     every = [pd.concat(parts, ignore_index=True) for parts in (frames, sides, testeds)]
-    criteria = effects.by_criterion(every[0])
+    criteria = claims.by_criterion(every[0])
     criteria.to_csv(run.folder / "tables/steering_by_criterion.csv", index=False)
-    effects.mapping_table(criteria).to_csv(run.folder / "tables/mapping_vs_steering.csv", index=False)
-    write_json(effects.claims(criteria, *every), run.folder / "tables/claims.json")
+    claims.mapping_table(criteria).to_csv(run.folder / "tables/mapping_vs_steering.csv", index=False)
+    write_json(claims.claims(criteria, *every), run.folder / "tables/claims.json")

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from antibody_sae import designs, steering
+from antibody_sae import designs
 from antibody_sae.designs import Constraints
 from antibody_sae.interventions import Intervention
 from antibody_sae.io import InputError
+from antibody_sae.steering import sampling
 
 CONCEPTS = {"bins": {"cdr3_length": [14], "cdr3_charge": [0], "cdr3_hydropathy": [0], "v_identity": [0.9]},
             "metadata": {}, "position_pairs": 0}  # fmt: skip
@@ -51,8 +52,8 @@ def test_rows_are_airr_and_consistent_with_the_sequence(library):
 
 def test_seed_batch_and_row_write_the_sequence_again(iglm_s, gentle, library):
     one = library.iloc[-1]
-    counts = [steering.BATCH]
-    again = steering.generate(iglm_s, 2, [gentle], counts, designs.WRITING, [int(one["seed"]), int(one["batch"])])
+    counts = [sampling.BATCH]
+    again = sampling.generate(iglm_s, 2, [gentle], counts, designs.WRITING, [int(one["seed"]), int(one["batch"])])
     assert again["text"].iloc[int(one["row"])] == one["sequence_aa"]
 
 
@@ -69,7 +70,7 @@ def test_files_are_fasta_and_tsv(library, tmp_path):
 
 def test_constraints_that_cannot_be_met_end_with_the_reasons(iglm_s, gentle, monkeypatch):
     monkeypatch.setattr(designs, "MOST_TRIES", 1)
-    monkeypatch.setattr(steering, "BATCH", 4)
+    monkeypatch.setattr(sampling, "BATCH", 4)
     with pytest.raises(InputError, match=r"0 of 5 sequences after .* above max_perplexity"):
         designs.design(iglm_s, 2, gentle, 5, Constraints(max_perplexity=1.0))
     with pytest.raises(InputError, match="section `concepts`"):

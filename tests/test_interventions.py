@@ -7,7 +7,7 @@ import pytest
 import torch
 from antibody_sae.interventions import Clamp, Edit, Intervention, Where, clamp, parse_where, push
 from antibody_sae.io import InputError
-from antibody_sae.sae import SAE
+from antibody_sae.sae.model import SAE
 from planted import tiny_model
 
 D = 24

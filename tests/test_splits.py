@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from antibody_sae import splits
+from antibody_sae.antibody import SPLITS
 from antibody_sae.io import InputError, write_parquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -120,12 +121,12 @@ def test_no_cluster_and_no_seen_light_chain_on_two_sides(tmp_path):
 
     write_parquet(table, tmp_path / "splits" / "antibodies.parquet")
     write_parquet(chains, tmp_path / "numbering" / "chains.parquet")
-    masks = {name: splits.residue_mask(tmp_path, name) for name in splits.SPLITS}
+    masks = {name: splits.residue_mask(tmp_path, name) for name in SPLITS}
     total = chains.loc[chains["status"] == "ok", "length"].sum()
     assert all(len(mask) == total for mask in masks.values())
     assert (sum(mask.astype(int) for mask in masks.values()) <= 1).all()
     ok = chains[chains["status"] == "ok"]
-    in_split = {name: ok[masks[name][ok["first_residue_id"].to_numpy()]] for name in splits.SPLITS}
+    in_split = {name: ok[masks[name][ok["first_residue_id"].to_numpy()]] for name in SPLITS}
     trained = set(light[in_split["train"].query("side == 'light'")["antibody_id"]])
     for name in ("validation", "test"):
         evaluated = in_split[name].query("side == 'light'")["antibody_id"]

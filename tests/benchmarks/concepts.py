@@ -29,11 +29,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from antibody_sae import activations, baselines, catalogue, concepts, models, numbering
+from antibody_sae import activations
+from antibody_sae.concepts import association, baselines, labelling
+from antibody_sae.concepts.labels import Labels
+from antibody_sae.concepts.scoring import RANK_BINS, Csr, Tally, add_histogram, codes_csr, take_rows
 from antibody_sae.io import antibody_id, read_json, read_parquet, write_json, write_parquet
-from antibody_sae.labels import Labels
-from antibody_sae.sae import SAE
-from antibody_sae.scoring import RANK_BINS, Csr, Tally, add_histogram, codes_csr, take_rows
+from antibody_sae.models import model as models
+from antibody_sae.numbering import tables as numbering
+from antibody_sae.sae.model import SAE
 from scipy.stats import rankdata
 
 LATENTS, K, CONCEPTS, SHARD = 2048, 32, 500, 100_000
@@ -90,14 +93,14 @@ def encoder(store: activations.Store) -> SAE:
     """An SAE of the benchmark's size; random directions are as sparse, and cost as much, as trained ones."""
     one, mean, scale = torch.ones(LATENTS), torch.tensor(store.manifest["mean"]), store.manifest["scale"]
     weight = torch.eye(LATENTS, store.d_model)
-    return concepts.untrained(SAE(weight, torch.zeros(LATENTS), weight, mean, scale, K, one, one, {}), seed=0)
+    return association.untrained(SAE(weight, torch.zeros(LATENTS), weight, mean, scale, K, one, one, {}), seed=0)
 
 
 def labelled(folder: Path, residues: int) -> Labels:
     """The default catalogue with so many residue-at-position concepts that there are CONCEPTS in all."""
-    labels, _ = catalogue.label(catalogue.read_blocks(folder, SETTINGS), SETTINGS)
+    labels, _ = labelling.label(labelling.read_blocks(folder, SETTINGS), SETTINGS)
     more = CONCEPTS - len(labels.residue_names) - len(labels.antibody_names)
-    return catalogue.label(catalogue.read_blocks(folder, SETTINGS), {**SETTINGS, "position_pairs": more})[0]
+    return labelling.label(labelling.read_blocks(folder, SETTINGS), {**SETTINGS, "position_pairs": more})[0]
 
 
 def everything(folder: Path, layer: str, residues: int) -> tuple[float, float]:
@@ -106,7 +109,7 @@ def everything(folder: Path, layer: str, residues: int) -> tuple[float, float]:
     assert len(labels.residue_names) + len(labels.antibody_names) == CONCEPTS
     simple = baselines.predictors(labels)
     start, busy = time.perf_counter(), time.process_time()
-    concepts.associate(store, encoder(store), labels, labels.support(10), simple, SETTINGS)
+    association.associate(store, encoder(store), labels, labels.support(10), simple, SETTINGS)
     return time.perf_counter() - start, time.process_time() - busy
 
 

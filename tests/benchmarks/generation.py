@@ -15,7 +15,7 @@ import statistics
 import time
 
 import torch
-from antibody_sae import models
+from antibody_sae.models import model as models
 from iglm.model.IgLM import VOCAB_FILE, IgLM
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from antibody_sae import activations, io, models
+from antibody_sae import activations, io
+from antibody_sae.models import model as models
 from torch import nn
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from anarci import run_anarci
 from anarci.germlines import all_germlines
-from antibody_sae import numbering
+from antibody_sae.numbering import anarci
 
 ROOT = Path(__file__).parents[2]
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
@@ -80,7 +80,7 @@ def theirs(numbered: list, details: list) -> list:
     return results
 
 
-def ours(numbered: list[numbering.Numbered]) -> list:
+def ours(numbered: list[anarci.Numbered]) -> list:
     """Our results in comparable form."""
     return [
         None
@@ -89,10 +89,7 @@ def ours(numbered: list[numbering.Numbered]) -> list:
             n.chain,
             n.start,
             n.end,
-            [
-                (int(a), numbering.INSERTIONS[b])
-                for a, b in zip(n.labels.number, n.labels.number_insertion, strict=True)
-            ],
+            [(int(a), anarci.INSERTIONS[b]) for a, b in zip(n.labels.number, n.labels.number_insertion, strict=True)],
             n.germline_species,
             n.v_allele,
             None if n.v_allele is None else n.v_identity,
@@ -107,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--chains", type=int, default=6000)
     parser.add_argument("--species", default="human,mouse")
-    parser.add_argument("--scheme", default="imgt", choices=numbering.SCHEMES)
+    parser.add_argument("--scheme", default="imgt", choices=anarci.SCHEMES)
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     args = parser.parse_args()
     species = args.species.split(",")
@@ -117,7 +114,7 @@ def main() -> None:
     start = time.perf_counter()
     with multiprocessing.Pool(args.cores) as pool:
         jobs = [sequences[i : i + size] for i in range(0, len(sequences), size)]
-        work = partial(numbering.number, species=species, scheme=args.scheme)
+        work = partial(anarci.number, species=species, scheme=args.scheme)
         mine = ours([one for part in pool.map(work, jobs) for one in part])
     our_seconds = time.perf_counter() - start
 

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from antibody_sae.activations import Store
-from antibody_sae.sae import SAE, agreement, prefix_errors
-from antibody_sae.training import Settings, Trainer
+from antibody_sae.sae.evaluation import agreement, prefix_errors
+from antibody_sae.sae.model import SAE
+from antibody_sae.sae.settings import Settings
+from antibody_sae.sae.trainer import Trainer
 from torch import Tensor
 
 LAWS: dict[str, dict[str, Any]] = {

@@ -18,8 +18,10 @@ from itertools import combinations
 
 import numpy as np
 import torch
-from antibody_sae.sae import SAE, agreement
-from antibody_sae.training import Settings, Trainer
+from antibody_sae.sae.evaluation import agreement
+from antibody_sae.sae.model import SAE
+from antibody_sae.sae.settings import Settings
+from antibody_sae.sae.trainer import Trainer
 from torch import Tensor
 
 D, LATENTS, K, TOKENS, ZIPF = 80, 100, 5, 100_000, 1.2

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 from antibody_sae.activations import Store
-from antibody_sae.training import Settings, Trainer
+from antibody_sae.sae.settings import Settings
+from antibody_sae.sae.trainer import Trainer
 from torch import Tensor
 
 warnings.filterwarnings("ignore")

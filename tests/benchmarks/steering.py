@@ -14,9 +14,11 @@ import time
 from collections.abc import Sequence
 
 import torch
-from antibody_sae import models, numbering, steering
 from antibody_sae.interventions import Edit, Intervention, clamp
-from antibody_sae.sae import SAE
+from antibody_sae.models import model as models
+from antibody_sae.numbering import anarci
+from antibody_sae.sae.model import SAE
+from antibody_sae.steering import outcomes
 
 WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
 
@@ -42,17 +44,17 @@ def count_numbered(model: models.AntibodyModel) -> float:
     """Chains that the evaluation hands to numbering over rows that it was given, half of which repeat."""
     texts = [g.text for g in model.generate(24, seed=3)] * 2
     seen: list[str] = []
-    number = numbering.number
+    number = anarci.number
 
-    def counting(chains: Sequence[str], *rest: object) -> list[numbering.Numbered]:
+    def counting(chains: Sequence[str], *rest: object) -> list[anarci.Numbered]:
         seen.extend(chains)
         return number(chains, *rest)  # type: ignore[arg-type]
 
-    numbering.number = counting  # type: ignore[assignment]
+    anarci.number = counting  # type: ignore[assignment]
     try:
-        steering.number_texts(texts, WRITING, {"species": ["human"], "scheme": "imgt"})
+        outcomes.number_texts(texts, WRITING, {"species": ["human"], "scheme": "imgt"})
     finally:
-        numbering.number = number
+        anarci.number = number
     assert len(seen) == len(set(texts))
     return len(seen) / len(texts)
 

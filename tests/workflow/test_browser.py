@@ -5,7 +5,8 @@ import time
 
 import pytest
 import synthetic_run
-from antibody_sae import report, tables
+from antibody_sae.report import build as report
+from antibody_sae.report import summary
 
 pytestmark = pytest.mark.slow
 SIZES = {"wide": (1400, 900), "narrow": (390, 844)}
@@ -194,7 +195,7 @@ def large(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
     run = synthetic_run.make(folder, config)
     page = folder / "report" / "index.html"
-    report.build(run, tables.summary(run), page, folder / "report" / "figures")
+    report.build(run, summary.summary(run), page, folder / "report" / "figures")
     return page
 
 

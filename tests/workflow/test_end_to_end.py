@@ -5,8 +5,10 @@ import zipfile
 
 import pandas as pd
 import pytest
-from antibody_sae import activations, models, presets
-from antibody_sae.sae import SAE
+from antibody_sae import activations
+from antibody_sae.models import model as models
+from antibody_sae.models import presets
+from antibody_sae.sae.model import SAE
 
 
 @pytest.fixture

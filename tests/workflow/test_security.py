@@ -12,7 +12,7 @@ import pytest
 import yaml
 from antibody_sae import config, io
 from antibody_sae.activations import Store
-from antibody_sae.sae import SAE
+from antibody_sae.sae.model import SAE
 from harness import ROOT, environment
 
 FORBIDDEN = {  # calls that run what they are given

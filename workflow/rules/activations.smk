@@ -28,10 +28,7 @@ rule harvest:
 
 rule manifest:
     input:
-        expand(
-            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
-            shard=range(config["activations"]["shards"]),
-        ),
+        SHARDS,
     output:
         f"{OUT}/activations/layer{{layer}}/manifest.json",
     log:

@@ -5,6 +5,13 @@ OUT = f"results/{config['run']}"
 LAYERS = config["activations"]["layers"]
 SAES = settings.saes(config)
 SEEDS = config["saes"]["seeds"]
+ONE_SAE = "layer{layer}/{sae}-seed{seed}"
+EVERY_SAE = expand(ONE_SAE, layer=LAYERS, sae=SAES, seed=SEEDS)
+SHARDS = expand(
+    f"{OUT}/activations/layer{{layer}}/shard-{{shard}}.safetensors",
+    shard=range(config["activations"]["shards"]),
+    allow_missing=True,
+)
 
 
 wildcard_constraints:
@@ -17,7 +24,7 @@ wildcard_constraints:
 
 def code(script):
     """Hash of workflow/scripts/<script> and the library modules it uses."""
-    return settings.source_hash(str(HERE / "workflow" / "scripts" / script))
+    return source.source_hash(str(HERE / "workflow" / "scripts" / script))
 
 
 def memory(base, per_input=3):
@@ -38,12 +45,9 @@ def minutes(base):
     return runtime
 
 
-def sequence_settings(*keys):
-    return {key: config["sequences"][key] for key in keys}
-
-
-def steering_keys(*keys):
-    return {key: STEERING[key] for key in keys}
+def pick(section, *keys):
+    """These keys of a section of the configuration: what a rule's param holds decides when it reruns."""
+    return {key: config[section][key] for key in keys}
 
 
 def clamped_sae(wildcards):

@@ -1,7 +1,5 @@
 # Stage 6: which latent stands for what. Labels once a run, baselines once a layer, one association job an SAE.
 
-ONE_SAE = "layer{layer}/{sae}-seed{seed}"
-EVERY_SAE = expand(ONE_SAE, layer=LAYERS, sae=SAES, seed=SEEDS)
 # by name: `rules.label_concepts.output` beside n shards costs Snakemake n squared (10,000 shards: half a minute a job)
 LABELLED = [f"{OUT}/concepts/{name}" for name in ("labels.safetensors", "labels.json", "concepts.parquet")]
 
@@ -28,7 +26,7 @@ rule label_concepts:
         runtime=minutes(30),
     params:
         run=lambda wildcards, input: str(Path(input.splits).parents[1]),
-        concepts={key: config["concepts"][key] for key in ("bins", "metadata", "position_pairs", "min_clusters")},
+        concepts=pick("concepts", "bins", "metadata", "position_pairs", "min_clusters"),
         code=code("label_concepts.py"),
     script:
         "../scripts/label_concepts.py"
@@ -38,10 +36,7 @@ rule concept_baselines:
     input:
         labels=LABELLED,
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
-        shards=expand(
-            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
-            shard=range(config["activations"]["shards"]),
-        ),
+        shards=SHARDS,
     output:
         f"{OUT}/concepts/layer{{layer}}/baselines.parquet",
     log:
@@ -66,10 +61,7 @@ rule associate:
         labels=LABELLED,
         baselines=f"{OUT}/concepts/layer{{layer}}/baselines.parquet",
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
-        shards=expand(
-            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
-            shard=range(config["activations"]["shards"]),
-        ),
+        shards=SHARDS,
         sae=expand(f"{OUT}/saes/{ONE_SAE}/{{file}}", file=["sae.safetensors", "config.json"], allow_missing=True),
     output:
         associations=f"{OUT}/concepts/{ONE_SAE}/associations.parquet",
@@ -87,7 +79,7 @@ rule associate:
         runtime=minutes(60),
     params:
         model=config["model"],
-        concepts={key: config["concepts"][key] for key in ("thresholds", "floor", "q", "bootstrap", "seed")},
+        concepts=pick("concepts", "thresholds", "floor", "q", "bootstrap", "seed"),
         code=code("associate.py"),
     script:
         "../scripts/associate.py"

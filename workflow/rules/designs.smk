@@ -27,8 +27,8 @@ rule design_natural:
         mem_mb=memory(2000, 3),
         runtime=minutes(60),
     params:
-        sequences=sequence_settings(
-            "chains", "species", "format", "columns", "metadata", "pair_pattern", "min_length", "max_length"
+        sequences=pick(
+            "sequences", "chains", "species", "format", "columns", "metadata", "pair_pattern", "min_length", "max_length"
         ),
         species=config["numbering"]["species"],
         code=code("read_sequences.py"),
@@ -65,7 +65,7 @@ rule design:
         layer=lambda wildcards: DESIGNS[wildcards.design]["layer"] or LAYERS[0],
         levers=LEVERS,
         writing=WRITING,
-        numbering={key: config["numbering"][key] for key in ("species", "scheme")},
+        numbering=pick("numbering", "species", "scheme"),
         concepts=LABELS,
         code=code("design.py"),
     script:

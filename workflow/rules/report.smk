@@ -5,7 +5,6 @@ REPORTED = {section: values for section, values in config.items() if section != 
 TEMPLATES = [
     HERE / "workflow" / "report" / name for name in ("index.html.j2", "report.css", "report.js", "letters.json")
 ]
-EACH_SAE = expand("layer{layer}/{sae}-seed{seed}", layer=LAYERS, sae=SAES, seed=SEEDS)
 
 
 rule tables:
@@ -14,9 +13,9 @@ rule tables:
         chains=f"{OUT}/numbering/chains.parquet",
         splits=f"{OUT}/splits/antibodies.parquet",
         manifests=expand(f"{OUT}/activations/layer{{layer}}/manifest.json", layer=LAYERS),
-        metrics=expand(f"{OUT}/saes/{{sae}}/metrics.json", sae=EACH_SAE),
-        best=expand(f"{OUT}/concepts/{{sae}}/best.parquet", sae=EACH_SAE),
-        effects=expand(f"{OUT}/steering/{{sae}}/effects.parquet", sae=EACH_SAE),
+        metrics=expand(f"{OUT}/saes/{{sae}}/metrics.json", sae=EVERY_SAE),
+        best=expand(f"{OUT}/concepts/{{sae}}/best.parquet", sae=EVERY_SAE),
+        effects=expand(f"{OUT}/steering/{{sae}}/effects.parquet", sae=EVERY_SAE),
         concepts=rules.concept_tables.output,
         steering=rules.steer_tables.output,
     output:
@@ -50,17 +49,17 @@ rule report:
         sequences=f"{OUT}/sequences/antibodies.parquet",
         residues=f"{OUT}/numbering/residues.parquet",
         labels=f"{OUT}/concepts/labels.json",
-        history=expand(f"{OUT}/saes/{{sae}}/history.parquet", sae=EACH_SAE),
-        weights=expand(f"{OUT}/saes/{{sae}}/sae.safetensors", sae=EACH_SAE),
+        history=expand(f"{OUT}/saes/{{sae}}/history.parquet", sae=EVERY_SAE),
+        weights=expand(f"{OUT}/saes/{{sae}}/sae.safetensors", sae=EVERY_SAE),
         stability=(
             expand(f"{OUT}/saes/layer{{layer}}/{{sae}}-stability.json", layer=LAYERS, sae=SAES)
             if len(SEEDS) > 1
             else []
         ),
-        associations=expand(f"{OUT}/concepts/{{sae}}/associations.parquet", sae=EACH_SAE),
-        latents=expand(f"{OUT}/latents/{{sae}}.parquet", sae=EACH_SAE),
-        side_effects=expand(f"{OUT}/steering/{{sae}}/side_effects.parquet", sae=EACH_SAE),
-        outcomes=expand(f"{OUT}/steering/{{sae}}/outcomes.parquet", sae=EACH_SAE),
+        associations=expand(f"{OUT}/concepts/{{sae}}/associations.parquet", sae=EVERY_SAE),
+        latents=expand(f"{OUT}/latents/{{sae}}.parquet", sae=EVERY_SAE),
+        side_effects=expand(f"{OUT}/steering/{{sae}}/side_effects.parquet", sae=EVERY_SAE),
+        outcomes=expand(f"{OUT}/steering/{{sae}}/outcomes.parquet", sae=EVERY_SAE),
         controls=expand(
             f"{OUT}/steering/layer{{layer}}/controls/{{file}}.parquet", layer=LAYERS, file=["plan", "outcomes"]
         ),

@@ -4,18 +4,13 @@
 rule train_sae:
     input:
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
-        shards=expand(
-            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
-            shard=range(config["activations"]["shards"]),
-        ),
+        shards=SHARDS,
         splits=f"{OUT}/splits/antibodies.parquet",
         chains=f"{OUT}/numbering/chains.parquet",
-        antibodies=f"{OUT}/sequences/antibodies.parquet",
     output:
-        weights=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/sae.safetensors",
-        config=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/config.json",
-        metrics=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/metrics.json",
-        history=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/history.parquet",
+        weights=f"{OUT}/saes/{ONE_SAE}/sae.safetensors",
+        config=f"{OUT}/saes/{ONE_SAE}/config.json",
+        history=f"{OUT}/saes/{ONE_SAE}/history.parquet",
     log:
         f"{OUT}/logs/train_sae-layer{{layer}}-{{sae}}-seed{{seed}}.log",
     benchmark:
@@ -29,12 +24,43 @@ rule train_sae:
         gpu=0,
     params:
         run=lambda wildcards, input: str(Path(input.splits).parents[1]),
-        model=config["model"],
+        model=config["model"]["name"],
+        device=config["model"]["device"],
         settings=lambda wildcards: SAES[wildcards.sae],
-        checkpoint=f"{OUT}/checkpoints/saes/layer{{layer}}/{{sae}}-seed{{seed}}.safetensors",
+        checkpoint=f"{OUT}/checkpoints/saes/{ONE_SAE}.safetensors",
         code=code("train_sae.py"),
     script:
         "../scripts/train_sae.py"
+
+
+rule evaluate_sae:
+    input:
+        sae=f"{OUT}/saes/{ONE_SAE}/config.json",
+        weights=f"{OUT}/saes/{ONE_SAE}/sae.safetensors",
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        shards=SHARDS,
+        splits=f"{OUT}/splits/antibodies.parquet",
+        chains=f"{OUT}/numbering/chains.parquet",
+        antibodies=f"{OUT}/sequences/antibodies.parquet",
+    output:
+        f"{OUT}/saes/{ONE_SAE}/metrics.json",
+    log:
+        f"{OUT}/logs/evaluate_sae-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/evaluate_sae-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 0),
+        runtime=minutes(60),
+        gpu=0,
+    params:
+        run=lambda wildcards, input: str(Path(input.splits).parents[1]),
+        model=config["model"],
+        code=code("evaluate_sae.py"),
+    script:
+        "../scripts/evaluate_sae.py"
 
 
 rule compare_seeds:

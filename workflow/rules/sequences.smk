@@ -1,6 +1,6 @@
 # Stage 1: antibodies from the model, in chunks with a seed each, or from files.
 
-from antibody_sae import readers
+from antibody_sae.sequences import readers
 
 GENERATE = config["sequences"]["source"] == "generate"
 try:
@@ -29,7 +29,7 @@ if GENERATE:
             gpu=0,
         params:
             model=config["model"],
-            sequences=sequence_settings("n", "chunks", "chains", "species", "temperature", "top_p", "prompt", "seed"),
+            sequences=pick("sequences", "n", "chunks", "chains", "species", "temperature", "top_p", "prompt", "seed"),
             species=config["numbering"]["species"],
             checkpoints=f"{OUT}/checkpoints/sequences",
             code=code("generate.py"),
@@ -55,7 +55,8 @@ else:
             mem_mb=memory(1500, 0),
             runtime=minutes(120),
         params:
-            sequences=sequence_settings(
+            sequences=pick(
+            "sequences",
                 "chains",
                 "species",
                 "format",

@@ -3,8 +3,8 @@
 
 STEER = f"{OUT}/steering/layer{{layer}}"
 STEERING = config["steering"]
-WRITING = {key: config["sequences"][key] for key in ("chains", "species", "temperature", "top_p", "prompt")}
-LABELS = {key: config["concepts"][key] for key in ("bins", "metadata", "position_pairs")}
+WRITING = pick("sequences", "chains", "species", "temperature", "top_p", "prompt")
+LABELS = pick("concepts", "bins", "metadata", "position_pairs")
 STEERED = [
     {"sae": sae, "architecture": SAES[sae]["architecture"], "seed": seed, "layer": layer}
     for layer in LAYERS
@@ -20,10 +20,7 @@ wildcard_constraints:
 rule steer_controls:
     input:
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
-        shards=expand(
-            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
-            shard=range(config["activations"]["shards"]),
-        ),
+        shards=SHARDS,
         labels=f"{OUT}/concepts/labels.json",
         values=f"{OUT}/concepts/labels.safetensors",
         antibodies=f"{OUT}/sequences/antibodies.parquet",
@@ -45,7 +42,8 @@ rule steer_controls:
         gpu=0,
     params:
         model=config["model"],
-        steering=steering_keys(
+        steering=pick(
+            "steering",
             "targets",
             "where",
             "gradient_antibodies",
@@ -65,10 +63,7 @@ rule steer_controls:
 rule steer_plan:
     input:
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
-        shards=expand(
-            f"{OUT}/activations/layer{{{{layer}}}}/shard-{{shard}}.safetensors",
-            shard=range(config["activations"]["shards"]),
-        ),
+        shards=SHARDS,
         sae=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/config.json",
         weights=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/sae.safetensors",
         labels=f"{OUT}/concepts/labels.json",
@@ -89,7 +84,8 @@ rule steer_plan:
         mem_mb=memory(4000, 0),
         runtime=minutes(60),
     params:
-        steering=steering_keys(
+        steering=pick(
+            "steering",
             "targets",
             "criteria",
             "candidates",
@@ -127,7 +123,7 @@ rule steer_generate:
         gpu=0,
     params:
         model=config["model"],
-        steering=steering_keys("where", "scored", "seed", "chunks"),
+        steering=pick("steering", "where", "scored", "seed", "chunks"),
         writing=WRITING,
         species=config["numbering"]["species"],
         code=code("steer_generate.py"),
@@ -157,9 +153,9 @@ rule steer_outcomes:
         mem_mb=memory(3000, 5),
         runtime=minutes(60),
     params:
-        steering=steering_keys("targets", "scored"),
+        steering=pick("steering", "targets", "scored"),
         writing=WRITING,
-        numbering={key: config["numbering"][key] for key in ("species", "scheme")},
+        numbering=pick("numbering", "species", "scheme"),
         concepts=LABELS,
         code=code("steer_outcomes.py"),
     script:
@@ -187,7 +183,7 @@ rule steer_effects:
         mem_mb=memory(2000, 5),
         runtime=minutes(30),
     params:
-        steering=steering_keys("perplexity_bound"),
+        steering=pick("steering", "perplexity_bound"),
         code=code("steer_effects.py"),
     script:
         "../scripts/steer_effects.py"

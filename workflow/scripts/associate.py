@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from antibody_sae import catalogue, concepts, models
 from antibody_sae.activations import Store
+from antibody_sae.concepts import association, labelling
 from antibody_sae.io import read_parquet, write_parquet
 from antibody_sae.jobs import job
-from antibody_sae.sae import SAE
+from antibody_sae.models import model as models
+from antibody_sae.sae.model import SAE
 
 snakemake = globals()["snakemake"]
 
@@ -17,10 +18,10 @@ with job(snakemake):
     store = Store(Path(snakemake.input.manifest).parent, {**model.provenance, "layer": name["layer"]})
     sae = SAE.load(Path(snakemake.input.sae[0]).parent, store.provenance())
     folder = Path(snakemake.input.labels[0]).parent
-    found = concepts.associate(
+    found = association.associate(
         store,
         sae,
-        catalogue.load(folder),
+        labelling.load(folder),
         read_parquet(folder / "concepts.parquet"),
         read_parquet(snakemake.input.baselines),
         settings,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from antibody_sae.io import write_json
 from antibody_sae.jobs import job
-from antibody_sae.sae import SAE, compare
+from antibody_sae.sae.evaluation import compare
+from antibody_sae.sae.model import SAE
 
 snakemake = globals()["snakemake"]
 

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from antibody_sae import baselines, catalogue
 from antibody_sae.activations import Store
+from antibody_sae.concepts import baselines, labelling
 from antibody_sae.io import write_parquet
 from antibody_sae.jobs import job
 
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
-    labels = catalogue.load(Path(snakemake.input.labels[0]).parent)
+    labels = labelling.load(Path(snakemake.input.labels[0]).parent)
     store = Store(Path(snakemake.input.manifest).parent, {"layer": int(snakemake.wildcards.layer)})
     write_parquet(baselines.compute(store, labels, snakemake.params.thresholds), snakemake.output[0])

@@ -1,6 +1,6 @@
 """Best latents, interpretable latents and complexity of the patterns over all layers, SAEs and seeds."""
 
-from antibody_sae import concepts
+from antibody_sae.concepts import tables as concepts
 from antibody_sae.io import atomic, read_parquet
 from antibody_sae.jobs import job
 

@@ -1,9 +1,9 @@
 """Write one library of the section `designs`, and what it is compared with."""
 
-from antibody_sae import models
 from antibody_sae.designs import build, outputs
 from antibody_sae.io import read_json, read_parquet, write_json, write_parquet
 from antibody_sae.jobs import job
+from antibody_sae.models import model as models
 
 snakemake = globals()["snakemake"]
 

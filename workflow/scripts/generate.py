@@ -1,12 +1,13 @@
 """Generate this chunk's antibodies with the model."""
 
-from antibody_sae import models, sequences
 from antibody_sae.jobs import job
+from antibody_sae.models import model as models
+from antibody_sae.sequences import chunks
 
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
-    sequences.generate_chunk(
+    chunks.generate_chunk(
         models.load(snakemake.params.model),
         snakemake.params.sequences,
         snakemake.params.species,

@@ -1,8 +1,9 @@
 """Residual stream of this shard's antibodies, one file a layer."""
 
-from antibody_sae import activations, models
+from antibody_sae import activations
 from antibody_sae.io import read_parquet
 from antibody_sae.jobs import job
+from antibody_sae.models import model as models
 
 snakemake = globals()["snakemake"]
 

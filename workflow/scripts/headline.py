@@ -8,8 +8,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "lib"))
 
-from antibody_sae import config, tables  # noqa: E402
+from antibody_sae import config  # noqa: E402
 from antibody_sae.io import InputError, read_json  # noqa: E402
+from antibody_sae.report import summary  # noqa: E402
 
 
 def folder(given: str | None) -> Path:
@@ -25,7 +26,8 @@ def folder(given: str | None) -> Path:
 if __name__ == "__main__":
     try:
         run = folder(sys.argv[1] if len(sys.argv) > 1 else None)
-        print(f"\n{tables.headline(read_json(run / 'tables' / 'summary.json'))}")
+        clear = "\033[2J\033[H" if sys.stdout.isatty() else "\n"  # the table alone on a terminal's screen
+        print(f"{clear}{summary.headline(read_json(run / 'tables' / 'summary.json'))}")
         print(f"\nReport: {run / 'report' / 'index.html'}")
     except InputError as error:
         sys.exit(f"Error: {error}")

@@ -1,7 +1,6 @@
 """Let one judge score a library and what it is compared with."""
 
 import pandas as pd
-
 from antibody_sae.designs import judges
 from antibody_sae.io import read_parquet, write_parquet
 from antibody_sae.jobs import job

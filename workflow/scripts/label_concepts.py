@@ -3,15 +3,15 @@
 import sys
 from pathlib import Path
 
-from antibody_sae import catalogue
+from antibody_sae.concepts import labelling
 from antibody_sae.jobs import job
 
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
     settings = snakemake.params.concepts
-    labels, groups = catalogue.label(catalogue.read_blocks(snakemake.params.run, settings), settings)
-    support = catalogue.save(labels, groups, settings, Path(snakemake.output.labels).parent)
+    labels, groups = labelling.label(labelling.read_blocks(snakemake.params.run, settings), settings)
+    support = labelling.save(labels, groups, settings, Path(snakemake.output.labels).parent)
     untestable = support[support["status"] != "ok"]
     print(f"{len(support)} concepts, {len(untestable)} of them untestable:", file=sys.stderr)
     for row in untestable.itertuples():

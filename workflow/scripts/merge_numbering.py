@@ -2,8 +2,8 @@
 
 import sys
 
-from antibody_sae import numbering
 from antibody_sae.jobs import job
+from antibody_sae.numbering import tables as numbering
 
 snakemake = globals()["snakemake"]
 

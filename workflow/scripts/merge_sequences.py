@@ -2,13 +2,13 @@
 
 import sys
 
-from antibody_sae import sequences
 from antibody_sae.jobs import job
+from antibody_sae.sequences import chunks
 
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
-    summary = sequences.merge(
+    summary = chunks.merge(
         snakemake.input.accepted,
         snakemake.input.rejected,
         snakemake.params.drop,

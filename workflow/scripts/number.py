@@ -1,7 +1,7 @@
 """Number this chunk's antibodies."""
 
-from antibody_sae import numbering
 from antibody_sae.jobs import job
+from antibody_sae.numbering import tables as numbering
 
 snakemake = globals()["snakemake"]
 

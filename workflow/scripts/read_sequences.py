@@ -1,12 +1,12 @@
 """Read this chunk's files."""
 
-from antibody_sae import sequences
 from antibody_sae.jobs import job
+from antibody_sae.sequences import chunks
 
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
-    sequences.read_chunk(
+    chunks.read_chunk(
         list(snakemake.input),
         snakemake.params.sequences,
         snakemake.params.species,

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from antibody_sae import report
 from antibody_sae.io import read_json
 from antibody_sae.jobs import job
-from antibody_sae.tables import Run
+from antibody_sae.report import build as report
+from antibody_sae.report.run import Run
 
 snakemake = globals()["snakemake"]
 

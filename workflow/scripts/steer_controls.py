@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from antibody_sae import catalogue, models, steering
 from antibody_sae.activations import Store
+from antibody_sae.concepts import labelling
 from antibody_sae.interventions import parse_where
 from antibody_sae.io import read_parquet, write_json, write_parquet, write_safetensors
 from antibody_sae.jobs import job
+from antibody_sae.models import model as models
+from antibody_sae.steering import directions, plans, targets
 
 snakemake = globals()["snakemake"]
 
@@ -15,12 +17,12 @@ with job(snakemake):
     settings = params.steering
     model = models.load(params.model)
     store = Store(Path(snakemake.input.manifest).parent, {**model.provenance, "layer": layer})
-    labels = catalogue.load(Path(snakemake.input.labels).parent)
-    panel = steering.panel(labels, settings["targets"])
-    counts = steering.typical_counts(labels, panel, params.chains[0])
+    labels = labelling.load(Path(snakemake.input.labels).parent)
+    panel = targets.panel(labels, settings["targets"])
+    counts = targets.typical_counts(labels, panel, params.chains[0])
     antibodies = read_parquet(snakemake.input.antibodies, columns=["antibody_id", "heavy", "light", "species"])
-    known = steering.directions(store, labels, panel)
-    known["rate_gradient"] = steering.rate_gradient(
+    known = directions.directions(store, labels, panel)
+    known["rate_gradient"] = directions.rate_gradient(
         model,
         layer,
         antibodies.set_index("antibody_id").loc[labels.ids],
@@ -29,7 +31,7 @@ with job(snakemake):
         parse_where(settings["where"], counts),
         settings["gradient_antibodies"],
     )
-    plan, vectors = steering.plan_controls(known, settings["targets"], settings, store)
+    plan, vectors = plans.plan_controls(known, settings["targets"], settings, store)
     write_safetensors({name: direction.contiguous() for name, direction in known.items()}, snakemake.output.directions)
     write_json(counts, snakemake.output.counts)
     write_safetensors({"vectors": vectors}, snakemake.output.vectors)

@@ -1,8 +1,8 @@
 """Compare an SAE's arms with the layer's controls."""
 
-from antibody_sae import effects
 from antibody_sae.io import read_parquet, write_parquet
 from antibody_sae.jobs import job
+from antibody_sae.steering import effects
 
 snakemake = globals()["snakemake"]
 

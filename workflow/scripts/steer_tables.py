@@ -1,9 +1,9 @@
 """Association beside effect, for every SAE and concept, and the claims in figures."""
 
 import pandas as pd
-from antibody_sae import effects
 from antibody_sae.io import atomic, read_parquet, write_json
 from antibody_sae.jobs import job
+from antibody_sae.steering import claims
 
 snakemake = globals()["snakemake"]
 
@@ -17,10 +17,10 @@ def stacked(paths: list[str]) -> pd.DataFrame:
 
 with job(snakemake):
     table = stacked(snakemake.input.effects)
-    criteria = effects.by_criterion(table)
-    figures = effects.claims(criteria, table, stacked(snakemake.input.side_effects), stacked(snakemake.input.tested))
+    criteria = claims.by_criterion(table)
+    figures = claims.claims(criteria, table, stacked(snakemake.input.side_effects), stacked(snakemake.input.tested))
     for one, path in (
-        (effects.mapping_table(criteria), snakemake.output.mapping),
+        (claims.mapping_table(criteria), snakemake.output.mapping),
         (criteria, snakemake.output.criteria),
     ):
         with atomic(path) as part:

@@ -22,7 +22,7 @@ from torch import Tensor
 from antibody_sae.io import InputError, atomic, check_provenance, progress, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
-    from antibody_sae.models import AntibodyModel
+    from antibody_sae.models.model import AntibodyModel
 
 PROVENANCE = ("model", "revision", "weights_sha256", "tokenizer_sha256")
 _DTYPES = {"bfloat16": ("BF16", torch.bfloat16), "float16": ("F16", torch.float16), "float32": ("F32", torch.float32)}

@@ -1,14 +1,12 @@
-"""A run's configuration: defaults, checks that need no job, and the hash that ties a stage to its code.
+"""A run's configuration: defaults, and checks that need no job.
 
 Runs while Snakemake parses, so nothing heavy is imported here.
 """
 
 from __future__ import annotations
 
-import ast
 import copy
 import difflib
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -17,8 +15,8 @@ from typing import Any
 import jsonschema
 import yaml
 
-from antibody_sae import presets
 from antibody_sae.io import InputError
+from antibody_sae.models import presets
 
 LIBRARY = Path(__file__).parent
 SCHEMA = LIBRARY.parents[1] / "schemas" / "config.schema.yaml"
@@ -118,46 +116,3 @@ def saes(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Settings of each SAE by name: defaults, then saes.shared, then its own entry of saes.train."""
     defaults = {key: part["default"] for key, part in _schema()["$defs"]["sae"]["properties"].items()}
     return {name: {**defaults, **config["saes"]["shared"], **own} for name, own in config["saes"]["train"].items()}
-
-
-@cache
-def _parsed(path: Path, _changed: int) -> tuple[bytes, frozenset[Path]]:
-    """(syntax tree, library files imported) of a file, read once: Snakemake parses the workflow anew for every job."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    found: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "antibody_sae":
-            module = (node.module or "").partition(".")[2]
-            found |= {module} if module else {alias.name for alias in node.names}
-        elif isinstance(node, ast.Import):
-            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("antibody_sae.")}
-    files = {LIBRARY / f"{name}.py" for name in found}
-    return ast.dump(tree).encode(), frozenset(file for file in files if file.is_file())
-
-
-def _parse(path: Path) -> tuple[bytes, frozenset[Path]]:
-    return _parsed(path, path.stat().st_mtime_ns)
-
-
-def _imports(path: Path) -> frozenset[Path]:
-    """Library files that a file imports, directly or through others."""
-    found: set[Path] = set()
-    left = [path]
-    while left:
-        new = _parse(left.pop())[1] - found
-        found |= new
-        left += new
-    return frozenset(found)
-
-
-@cache
-def source_hash(script: str) -> str:
-    """Hash of a script and of every library module it uses, comments aside.
-
-    Snakemake does not see an edit in an imported package, so each rule carries this among its params.
-    """
-    path = Path(script)
-    digest = hashlib.sha256()
-    for file in [path, *sorted(_imports(path))]:
-        digest.update(_parse(file)[0])
-    return digest.hexdigest()[:16]

@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from antibody_sae.antibody import REGIONS
 from antibody_sae.io import InputError
-from antibody_sae.sae import SAE
+from antibody_sae.sae.model import SAE
 
 if TYPE_CHECKING:
-    from antibody_sae.models import AntibodyModel
+    from antibody_sae.models.model import AntibodyModel
 
-REGIONS = ("FR1", "CDR1", "FR2", "CDR2", "FR3", "CDR3", "FR4")
 _EARLIEST_CDR3 = 40
 """Residues before which no cysteine ends framework 3: models also write chains that lack part of framework 1."""
 _BEFORE_CYSTEINE = "YFHSCWTLV"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from antibody_sae import readers
 from antibody_sae.config import saes
 from antibody_sae.io import InputError, read_json, write_json
+from antibody_sae.sequences import readers
 
 RESIDUES = {"H": 121, "L": 108, "HL": 229}
 """Mean residues of a human antibody by its chains; only an estimate is made of it."""
@@ -50,8 +50,10 @@ def measure(config: Mapping[str, Any]) -> Rates:
     import numpy as np  # torch and transformers too take seconds to import, and once measured nothing needs them
     import torch
 
-    from antibody_sae import models, numbering
-    from antibody_sae.training import Trainer, settings_from
+    from antibody_sae.models import model as models
+    from antibody_sae.numbering import anarci
+    from antibody_sae.sae.settings import settings_from
+    from antibody_sae.sae.trainer import Trainer
 
     torch.set_num_threads(1)
     model = models.load(config["model"])
@@ -63,9 +65,9 @@ def measure(config: Mapping[str, Any]) -> Rates:
     probe = [(_HEAVY if "H" in wanted else None, _LIGHT if "L" in wanted else None)] * _PROBE
     # each distinct chain is numbered once, so these differ in their tails
     distinct = [(heavy or light or "") + "S" * i for i, (heavy, light) in enumerate(probe)]
-    numbering.number(distinct[:1], config["numbering"]["species"])  # the first call loads the profiles
+    anarci.number(distinct[:1], config["numbering"]["species"])  # the first call loads the profiles
     start = time.perf_counter()
-    numbering.number(distinct, config["numbering"]["species"])
+    anarci.number(distinct, config["numbering"]["species"])
     numbered = _PROBE / (time.perf_counter() - start)
     passages = [p for heavy, light in probe for p in model.encode(heavy, light)]
     start = time.perf_counter()
@@ -179,7 +181,7 @@ def check(config: Mapping[str, Any], cores: int, folder: str | Path) -> str:
     saved = folder / "preflight.json"
     known = read_json(saved) if saved.is_file() else {}
     if known.get("key") != key:
-        from antibody_sae import models
+        from antibody_sae.models import model as models
 
         rates = measure(config)
         known = {"key": key, "rates": rates.__dict__, "d_model": models.load(config["model"]).d_model}

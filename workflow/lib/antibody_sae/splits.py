@@ -19,8 +19,6 @@ import pandas as pd
 
 from antibody_sae.io import InputError, read_parquet
 
-SPLITS = ("train", "validation", "test")
-
 
 def clonotypes(chains: pd.DataFrame, identity: float = 0.8) -> np.ndarray:
     """[n] cluster of each row, numbered by first appearance.

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from antibody_sae import catalogue, interventions
+from antibody_sae import interventions
+from antibody_sae.concepts import catalogue
 from antibody_sae.designs import handles, parents
 from antibody_sae.designs.constraints import Constraints
 from antibody_sae.designs.handles import Handle
 from antibody_sae.designs.library import Sample, Writer, collect, sample, whole
 from antibody_sae.interventions import Intervention, Where
 from antibody_sae.io import InputError, read_parquet, read_safetensors, sha256_file
-from antibody_sae.sae import SAE
+from antibody_sae.sae.model import SAE
 
 if TYPE_CHECKING:
-    from antibody_sae.models import AntibodyModel
+    from antibody_sae.models.model import AntibodyModel
 
 PILOT = 128
 """Sequences that each of several levers is tried on."""
@@ -57,7 +58,9 @@ def read_levers(
     if not found:
         return Levers({}, {}, {}, float("nan"), {})
     one = next(iter(found.values()))
-    hashes = {name: sha256_file(Path(path).with_name("sae.safetensors")) for name, path in zip(found, saes, strict=True)}
+    hashes = {
+        name: sha256_file(Path(path).with_name("sae.safetensors")) for name, path in zip(found, saes, strict=True)
+    }
     hashes |= {kind: sha256_file(path) for kind, path in files.items()}
     vectors = {kind: read_safetensors(path) for kind, path in files.items()}
     tables = {Path(path).parent.name: read_parquet(path) for path in effects}
@@ -128,7 +131,9 @@ def _texts(antibodies: pd.DataFrame, chains: str, most: int) -> dict[str, str]:
     sides = [antibodies[side].fillna("") for letter, side in (("H", "heavy"), ("L", "light")) if letter in chains]
     joined = sides[0] if len(sides) == 1 else sides[0] + sides[1]
     both = [(str(text), str(name)) for text, name in zip(joined, antibodies["antibody_id"], strict=True) if text]
-    chosen = np.unique(np.linspace(0, len(both) - 1, min(len(both), most)).round().astype(int)) if both else []
+    if not both:
+        return {}
+    chosen = np.unique(np.linspace(0, len(both) - 1, min(len(both), most)).round().astype(int))
     return dict(both[i] for i in chosen)
 
 
@@ -145,8 +150,8 @@ def build(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """One library and what it is compared with.
 
-    `asked`: the design's entry, every default filled in; `sections`: writing, numbering, concepts; `counts`: residues of
-    the regions, for `where`; `natural`: antibodies (antibody_id, heavy, light) or None. Returns one row a chain of all
+    `asked`: the design's entry, every default filled in; `sections`: writing, numbering, concepts; `counts`: residues
+    of the regions, for `where`; `natural`: antibodies (antibody_id, heavy, light) or None. Returns one row a chain of all
     sets (column `set`: design, unsteered, natural), and the figures: lever, tried, funnel, price.
     """
     writing = sections["writing"]

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antibody_sae import steering
 from antibody_sae.designs import judges, liabilities
 from antibody_sae.io import InputError
+from antibody_sae.steering import outcomes
 
 CONSERVED = {23: "C", 41: "W", 104: "C", 118: "WF"}
 """IMGT position -> residues allowed: the disulphide bridge, the core tryptophan, and J's first residue."""
@@ -63,7 +63,7 @@ class Constraints:
         return {c: limits for c, limits in self.rates.items() if c not in self.held}
 
 
-def _spans(found: steering.Numbered) -> pd.DataFrame:
+def _spans(found: outcomes.Numbered) -> pd.DataFrame:
     """One row an antibody_id: complete and conserved in all of its chains."""
     inside = found.residues[found.residues["imgt"].notna()]
     keys = [inside["antibody_id"], inside["chain"]]
@@ -79,7 +79,7 @@ def _spans(found: steering.Numbered) -> pd.DataFrame:
 
 
 def checks(
-    written: pd.DataFrame, found: steering.Numbered, constraints: Constraints, labels: Mapping[str, np.ndarray]
+    written: pd.DataFrame, found: outcomes.Numbered, constraints: Constraints, labels: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
     """[rows of `written`] one bool column a constraint that a sequence meets or not by itself, in the order asked.
 
@@ -180,7 +180,7 @@ def bins_for(concept: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label(
-    found: steering.Numbered, concepts: Sequence[str], settings: Mapping[str, Any], species: str
+    found: outcomes.Numbered, concepts: Sequence[str], settings: Mapping[str, Any], species: str
 ) -> dict[str, np.ndarray]:
     """Concept -> [texts of `found`] bool, by the catalogue's functions and each concept's own bins."""
-    return {c: steering.label_concepts(found, [c], bins_for(c, settings), species)[:, 0] for c in concepts}
+    return {c: outcomes.label_concepts(found, [c], bins_for(c, settings), species)[:, 0] for c in concepts}

@@ -56,8 +56,8 @@ COMPARED = 100
 
 
 def judged(chains: pd.DataFrame) -> pd.DataFrame:
-    """One row an antibody that is judged (set, cell_id, heavy, light) of a table with one row a chain: every design, and
-    at most COMPARED of each other set."""
+    """One row an antibody that is judged (set, cell_id, heavy, light) of a table with one row a chain: every design,
+    and at most COMPARED of each other set."""
     wide = chains.pivot(index=["set", "cell_id"], columns="side", values="sequence_aa").reset_index()
     wide = wide.reindex(columns=["set", "cell_id", *SIDES])
     parts = []
@@ -92,7 +92,8 @@ def run(name: str, antibodies: pd.DataFrame, partner: Mapping[str, str] = PARTNE
 def _folder(module: str) -> Path:
     """Folder of an installed package, without importing it."""
     spec = find_spec(module)
-    assert spec is not None and spec.submodule_search_locations
+    assert spec is not None
+    assert spec.submodule_search_locations
     return Path(spec.submodule_search_locations[0])
 
 
@@ -208,7 +209,7 @@ def _flashtap(antibodies: pd.DataFrame, partner: Mapping[str, str]) -> pd.DataFr
         encoder, head = (part.eval() for part in fetch_tap(device="cpu"))
     plddt: list[torch.Tensor] = []  # of the structure that the scores are read from
     encoder.folder.flabb.model.register_forward_hook(lambda module, args, out: plddt.append(out["plddt"]))
-    rows = []
+    rows: list[dict[str, Any]] = []
     pairs = antibodies[list(SIDES)].to_dict("records")
     for heavy, light in progress([(p["heavy"], p["light"]) for p in pairs], len(pairs), "FlashTAP"):
         if not isinstance(heavy, str):
@@ -245,7 +246,7 @@ JUDGES = {
         "promb", "1.0.2", "MIT", "humanness: the share of 9-residue peptides that 10 % of human subjects have", _oasis
     ),
     "antiberty": Judge(
-        "antiberty", "0.1.3", "MIT", "naturalness by a masked language model, and its species and chain heads", _antiberty
+        "antiberty", "0.1.3", "MIT", "naturalness by a masked language model; its species and chain heads", _antiberty
     ),
     "flashtap": Judge(
         "flash-abb", "0.0.5", "BSD-3-Clause",

@@ -1,4 +1,4 @@
-"""What a lab looks for in a sequence before it orders it: liabilities by region, charge, hydropathy, germline, mutations.
+"""What a lab looks for in a sequence before it orders it: liabilities by region, charge, hydropathy, mutations.
 
 All of it is read off the numbered sequence; a motif is a warning, not a finding.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from antibody_sae.catalogue import MOTIFS
-from antibody_sae.numbering import CHARGE, HYDROPATHY
+from antibody_sae.concepts.catalogue import MOTIFS
+from antibody_sae.numbering.tables import CHARGE, HYDROPATHY
 
 CDRS = ("CDR1", "CDR2", "CDR3")
 

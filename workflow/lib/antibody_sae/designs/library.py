@@ -18,14 +18,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
-from antibody_sae import steering
 from antibody_sae.designs import liabilities, parents, picking
 from antibody_sae.designs.constraints import Constraints, checks, funnel, in_words, label, quota
 from antibody_sae.interventions import Intervention
 from antibody_sae.io import InputError
+from antibody_sae.steering import outcomes, sampling
 
 if TYPE_CHECKING:
-    from antibody_sae.models import AntibodyModel
+    from antibody_sae.models.model import AntibodyModel
 
 WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
 NUMBERING = {"species": ["human"], "scheme": "imgt"}
@@ -33,6 +33,8 @@ MOST_TRIES = 50
 """Sequences written for each one that is wanted, before the constraints count as not to be met."""
 LONGEST_SPAN = 45
 """Residues at most that replace a region."""
+ANY = Constraints()
+"""Whole, distinct domains."""
 _NOT_NEEDED = "not needed"
 AIRR = {"FR1": "fwr1", "CDR1": "cdr1", "FR2": "fwr2", "CDR2": "cdr2", "FR3": "fwr3", "CDR3": "cdr3", "FR4": "fwr4"}
 
@@ -63,27 +65,27 @@ class Writer:
 
     def _texts(self, lever: Intervention, seed: Sequence[int]) -> tuple[list[str], list[bool], int]:
         """(texts, ended, tokens that the model wrote) of one batch."""
-        counts = [steering.BATCH]
+        counts = [sampling.BATCH]
         if self.parent is None or not self.infill:
             writing = dict(self.writing) if self.parent is None else {**self.writing, "prompt": self.parent.prompt}
-            table = steering.generate(self.model, self.layer, [lever], counts, writing, seed)
+            table = sampling.generate(self.model, self.layer, [lever], counts, writing, seed)
             texts, ended = table["text"].tolist(), table["ended"].tolist()
             given = len(str(writing["prompt"])) * len(texts)
             return texts, ended, sum(map(len, texts)) - given + sum(ended)
         writing = {**self.writing, "prompt": "", "max_residues": LONGEST_SPAN}
-        spans, ends, tokens = {}, np.ones(steering.BATCH, bool), 0
+        spans, ends, tokens = {}, np.ones(sampling.BATCH, bool), 0
         for i, region in enumerate(self.parent.spans):
             model = parents.infilling(self.model, writing["chains"], writing["species"], self.parent, region)
-            table = steering.generate(model, self.layer, [lever], counts, writing, [*seed, i])
+            table = sampling.generate(model, self.layer, [lever], counts, writing, [*seed, i])
             spans[region] = table["text"].tolist()
             ends &= table["ended"].to_numpy(bool)
             tokens += int(table["text"].str.len().sum() + table["ended"].sum())
-        texts = [self.parent.compose({r: spans[r][i] for r in spans}) for i in range(steering.BATCH)]
+        texts = [self.parent.compose({r: spans[r][i] for r in spans}) for i in range(sampling.BATCH)]
         return texts, ends.tolist(), tokens
 
     def examine(self, written: pd.DataFrame, tokens: int) -> Batch:
         """Number texts (column text, ended) and check what a sequence can meet by itself."""
-        found = steering.number_texts(written["text"], self.writing, self.numbering)
+        found = outcomes.number_texts(written["text"], self.writing, self.numbering)
         table = written.merge(found.antibodies, on="text", how="left", validate="many_to_one")
         table["perplexity"] = np.nan
         if self.constraints.max_perplexity is not None:
@@ -99,7 +101,7 @@ class Writer:
         if rows.any():
             some = table[rows].assign(row=0)
             out[rows] = np.exp(
-                -steering.log_likelihoods(self.model, some, self.writing, self.numbering["species"], most=1)
+                -sampling.log_likelihoods(self.model, some, self.writing, self.numbering["species"], most=1)
             )
         return out
 
@@ -110,7 +112,7 @@ class Batch:
 
     table: pd.DataFrame
     """text, ended, row, batch, antibody_id, heavy, light, valid, perplexity."""
-    found: steering.Numbered
+    found: outcomes.Numbered
     labels: Mapping[str, np.ndarray]
     """Concept -> [rows] bool."""
     checked: pd.DataFrame
@@ -149,7 +151,7 @@ def design(
     layer: int,
     lever: Intervention,
     n: int,
-    constraints: Constraints = Constraints(),
+    constraints: Constraints = ANY,
     *,
     name: str = "library",
     seed: int = 1,
@@ -246,12 +248,12 @@ class _Chosen:
             return "distinct"
         if why := quota(has, self._counts, limits.quotas, len(self.texts), self._n):
             return why
-        if limits.min_distance and self.texts:
-            if picking.distances([text], self.texts).min() < limits.min_distance:
-                return "min_distance"
-        if limits.min_training_distance and self._training:
-            if picking.distances([text], self._training).min() < limits.min_training_distance:
-                return "min_training_distance"
+        for name, others, least in (
+            ("min_distance", self.texts, limits.min_distance),
+            ("min_training_distance", self._training, limits.min_training_distance),
+        ):
+            if least and others and picking.distances([text], others).min() < least:
+                return name
         return None
 
 

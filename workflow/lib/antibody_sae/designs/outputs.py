@@ -1,4 +1,4 @@
-"""The files of a library: FASTA, the AIRR Community's rearrangement table, plates, and the recipe that writes it again."""
+"""The files of a library: FASTA, the AIRR Community's rearrangement table, plates, and the recipe for it."""
 
 from __future__ import annotations
 

@@ -101,13 +101,13 @@ def _picked(table: pd.DataFrame) -> list[dict[str, Any]]:
     columns = ["cell_id", "v_call", "j_call", "cdr3_aa", "mutations", "cdr_liabilities", "perplexity"]
     columns += [c for c in _SCORES if c in table and c not in columns]
     columns += [c for c in ("nearest_design", "design_distance") if c in table]
-    rows: list[dict[str, Any]] = table[columns].astype(object).where(table[columns].notna(), None).to_dict("records")
-    return [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    rows = table[columns].astype(object).where(table[columns].notna(), None).to_dict("records")
+    return [{str(k): round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
 
 
 def join_scores(chains: pd.DataFrame, scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Chains with each judge's columns: `oasis_heavy` of an antibody becomes `oasis` of its heavy chain, and what is said
-    of the pair stands in the rows of both chains.
+    """Chains with each judge's columns: `oasis_heavy` of an antibody becomes `oasis` of its heavy chain, and what is
+    said of the pair stands in the rows of both chains.
 
     `scores`: judge -> table with set, cell_id and the judge's columns.
     """
@@ -116,7 +116,8 @@ def join_scores(chains: pd.DataFrame, scores: Mapping[str, pd.DataFrame]) -> pd.
         parts = []
         for side in ("heavy", "light"):
             other = "_light" if side == "heavy" else "_heavy"
-            own = table.drop(columns=[c for c in table if c.endswith(other)])
-            parts.append(own.rename(columns=lambda c, side=side: c.removesuffix(f"_{side}")).assign(side=side))
+            own = table[[c for c in map(str, table) if not c.endswith(other)]]
+            names = {c: c.removesuffix(f"_{side}") for c in map(str, own)}
+            parts.append(own.rename(columns=names).assign(side=side))
         chains = chains.merge(pd.concat(parts), on=["set", "cell_id", "side"], how="left", validate="one_to_one")
     return chains

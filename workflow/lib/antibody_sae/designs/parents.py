@@ -2,8 +2,8 @@
 
 Two ways. *Prompt*: the chain up to the first region that is rewritten is the prompt, and the model writes the rest, the
 framework behind it included. *Infilling*, with IgLM: the model reads the whole chain with the region masked and writes
-that region alone (Shuai et al. 2023, Cell Systems 14:979): `[HEAVY][HUMAN] EVQ...[MASK]WGQ...[SEP]` span `[CLS]`. Several
-regions are infilled one by one, each beside the parent's others.
+that region alone (Shuai et al. 2023, Cell Systems 14:979): `[HEAVY][HUMAN] EVQ...[MASK]WGQ...[SEP]` span `[CLS]`.
+Several regions are infilled one by one, each beside the parent's others.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from antibody_sae import numbering
+from antibody_sae.antibody import REGIONS
 from antibody_sae.io import InputError
-from antibody_sae.numbering import REGIONS
+from antibody_sae.numbering import anarci
 
 if TYPE_CHECKING:
-    from antibody_sae.models import AntibodyModel
+    from antibody_sae.models.model import AntibodyModel
 
 _MASK, _END_OF_SPAN = "[MASK]", "[CLS]"
 
@@ -52,7 +52,7 @@ def parent(asked: Mapping[str, Any], chains: str, settings: Mapping[str, Any]) -
     sequence = str(asked.get(side) or "").upper()
     if not sequence:
         raise InputError(f"designs: from.{side}: the {side} chain's residues are needed, for the model writes {chains}")
-    found = numbering.number([sequence], settings["species"], "imgt")[0]
+    found = anarci.number([sequence], settings["species"], "imgt")[0]
     if found.labels is None or found.status != "ok":
         raise InputError(f"designs: from.{side}: {found.status}; give a whole variable domain")
     spans = {}

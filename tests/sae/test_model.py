@@ -1,0 +1,198 @@
+"""The SAE as users see it: encode, decode, files, other libraries, agreement of dictionaries."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from antibody_sae.io import InputError
+from antibody_sae.sae.evaluation import agreement, compare, prefix_errors
+from antibody_sae.sae.model import SAE
+from antibody_sae.sae.prefixes import survival
+
+D, LATENTS, K = 24, 130, 7
+PROVENANCE = {
+    "model": "stub",
+    "revision": None,
+    "weights_sha256": "w",
+    "tokenizer_sha256": "t",
+    "layer": 2,
+    "hook": "h.1",
+}
+
+
+def make_sae(seed: int = 0, latents: int = LATENTS) -> SAE:
+    g = torch.Generator().manual_seed(seed)
+    directions = torch.randn(latents, D, generator=g)
+    directions /= directions.norm(dim=1, keepdim=True)
+    return SAE(
+        encoder_weight=torch.randn(latents, D, generator=g) / 4,
+        encoder_bias=torch.randn(latents, generator=g) / 4,
+        directions=directions,
+        pre_bias=torch.randn(D, generator=g) * 3,
+        scale=2.7,
+        k=K,
+        max_activation=torch.rand(latents, generator=g),
+        density=torch.rand(latents, generator=g),
+        config={"architecture": "topk", "seed": seed, **PROVENANCE},
+    )
+
+
+@pytest.fixture
+def x() -> torch.Tensor:
+    return torch.randn(1000, D, generator=torch.Generator().manual_seed(5)) * 4 + 1
+
+
+def dense(sae: SAE, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The definition in float64: ([n, latents] code, reconstruction)."""
+    y = (x.double() - sae.pre_bias.double()) / sae.scale
+    hidden = (y @ sae.encoder_weight.double().T + sae.encoder_bias.double()).relu()
+    top = hidden.topk(sae.k)
+    code = torch.zeros_like(hidden).scatter(1, top.indices, top.values)
+    return code, sae.pre_bias + sae.scale * code @ sae.directions.double()
+
+
+def scattered(codes, latents):
+    return torch.zeros(len(codes.values), latents).scatter_add(1, codes.indices.long(), codes.values)
+
+
+def test_encode_and_decode_are_the_definition(x):
+    sae = make_sae()
+    code, reconstruction = dense(sae, x)
+    codes = sae.encode(x)
+    assert codes.indices.dtype == torch.int32
+    assert codes.values.shape == (1000, K)
+    torch.testing.assert_close(scattered(codes, LATENTS), code.float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sae.decode(codes), reconstruction.float(), atol=1e-4, rtol=1e-5)
+    assert (codes.indices.diff(dim=1)[codes.values[:, 1:] > 0] > 0).all(), "active latents ascend"
+
+
+def test_fewer_than_k_positive_latents_leave_zeros(x):
+    sae = make_sae()
+    sae.encoder_bias -= 6
+    codes = sae.encode(x)
+    code, _ = dense(sae, x)
+    assert 0 < (codes.values > 0).sum() < codes.values.numel()
+    assert (codes.indices[codes.values == 0] == 0).all()
+    torch.testing.assert_close(scattered(codes, LATENTS), code.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_prefix_errors_end_at_the_reconstruction(x):
+    sae = make_sae()
+    codes = sae.encode(x)
+    errors, cosines = prefix_errors(sae, x, codes)
+    reconstruction = sae.decode(codes)
+    assert errors[-1] * sae.scale**2 == pytest.approx(float((x - reconstruction).square().sum()), rel=1e-4)
+    assert errors[0] * sae.scale**2 == pytest.approx(float((x - sae.pre_bias).square().sum()), rel=1e-4)
+    want = torch.nn.functional.cosine_similarity(x, reconstruction)
+    np.testing.assert_allclose(cosines, want, atol=1e-5)
+
+
+def test_three_lines_from_a_folder_give_the_same_codes(tmp_path, x):
+    make_sae().save(tmp_path / "sae")
+    sae = SAE.load(tmp_path / "sae", expected=PROVENANCE)
+    codes = sae.encode(x)
+    reconstruction = sae.decode(codes)
+    assert torch.equal(codes.values, make_sae().encode(x).values)
+    assert torch.equal(reconstruction, make_sae().decode(codes))
+    assert {k: v for k, v in vars(sae).items() if not isinstance(v, torch.Tensor)} == {
+        k: v for k, v in vars(make_sae()).items() if not isinstance(v, torch.Tensor)
+    }
+    assert torch.equal(sae.density, make_sae().density)
+    assert torch.equal(sae.max_activation, make_sae().max_activation)
+
+
+def test_a_file_of_another_model_layer_or_content_is_refused(tmp_path):
+    make_sae().save(tmp_path)
+    with pytest.raises(InputError, match="layer is 2, this run expects 3"):
+        SAE.load(tmp_path, expected={"layer": 3})
+    with pytest.raises(InputError, match="model is 'stub'"):
+        SAE.load(tmp_path, expected={"model": "iglm"})
+    weights = bytearray((tmp_path / "sae.safetensors").read_bytes())
+    weights[-3] ^= 1
+    (tmp_path / "sae.safetensors").write_bytes(weights)
+    with pytest.raises(InputError, match=r"sae\.safetensors.*delete it and run again"):
+        SAE.load(tmp_path)
+    (tmp_path / "sae.safetensors").write_bytes(weights[:100])
+    with pytest.raises(InputError, match=r"sae\.safetensors"):
+        SAE.load(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["sha256"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"config\.json: sha256 missing"):
+        SAE.load(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_bad_activations_are_refused(x, value):
+    x[17, 3] = value
+    with pytest.raises(InputError, match="NaN or Inf"):
+        make_sae().encode(x)
+
+
+def test_activations_of_another_width_are_refused():
+    with pytest.raises(InputError, match=rf"\[n, {D}\]"):
+        make_sae().encode(torch.zeros(3, D + 1))
+
+
+def test_sae_lens_reads_the_export_and_agrees(tmp_path, x):
+    sae_lens = pytest.importorskip("sae_lens", reason="install envs/peers.txt in an environment of its own")
+    sae = make_sae()
+    sae.export_saelens(tmp_path)
+    theirs = sae_lens.SAE.load_from_disk(tmp_path)
+    codes = sae.encode(x)
+    code = theirs.encode(x)
+    code = code.to_dense() if code.is_sparse else code
+    torch.testing.assert_close(code, scattered(codes, LATENTS), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(theirs(x), sae.decode(codes), atol=1e-5, rtol=1e-5)
+    assert json.loads((tmp_path / "cfg.json").read_text())["architecture"] == "topk"
+
+
+def test_laws_are_laws():
+    for law, exponent in (("harmonic", 1.0), ("zipf", 0.3), ("geometric", 5.0), ("uniform", 1.0)):
+        weights = survival("ordered", 300, law, exponent, full_mass=0.25)
+        p = -np.diff(np.r_[weights, 0])
+        assert weights[0] == pytest.approx(1)
+        assert (p > 0).all(), "full support"
+        assert (np.diff(p[:-1]) <= 1e-15).all(), "decreasing, the full code's extra mass aside"
+        assert p[-1] > 0.25
+    assert (survival("topk", 10) == 1).all()
+    harmonic = np.array([12, 6, 4, 3]) / 25  # 1, 1/2, 1/3, 1/4 over their sum 25/12
+    np.testing.assert_allclose(survival("ordered", 4, "harmonic"), harmonic[::-1].cumsum()[::-1])
+    np.testing.assert_allclose(
+        survival("matryoshka", 32, groups=5), np.repeat([1, 0.8, 0.6, 0.4, 0.2], [2, 2, 4, 8, 16])
+    )
+
+
+def test_agreement_of_a_shuffled_dictionary():
+    rng = np.random.default_rng(0)
+    one = make_sae().directions.numpy()
+    order = rng.permutation(len(one))
+    same = agreement(one, one)
+    assert same.stability == pytest.approx(1, abs=1e-6)
+    assert same.orderedness == pytest.approx(1)
+    shuffled = agreement(one, one[order])
+    assert shuffled.stability == pytest.approx(1, abs=1e-6)
+    assert abs(shuffled.orderedness) < 0.3
+    assert agreement(one, one[::-1]).orderedness == pytest.approx(-1)
+    assert agreement(one, -one).stability < 0.8
+
+
+def test_compare_reports_prefixes():
+    found = compare(make_sae(0), make_sae(0))
+    assert found["latents"] == [64, 128, 130]
+    np.testing.assert_allclose(found["stability"], 1, atol=1e-6)
+    np.testing.assert_allclose(found["orderedness"], 1)
+    assert compare(make_sae(0), make_sae(1))["stability"][-1] < 0.9
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_agrees_with_cpu(x):
+    sae = make_sae()
+    ours, theirs = sae.encode(x), sae.to("cuda").encode(x)
+    torch.testing.assert_close(
+        scattered(type(theirs)(*(t.cpu() for t in theirs)), LATENTS), scattered(ours, LATENTS), atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(sae.to("cuda").decode(theirs).cpu(), sae.decode(ours), atol=1e-3, rtol=1e-4)

@@ -1,0 +1,9 @@
+"""What every stage means by a residue, a region, a chain's side and a split."""
+
+RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+REGIONS = ("FR1", "CDR1", "FR2", "CDR2", "FR3", "CDR3", "FR4")
+SIDED_REGIONS = tuple(f"{side}-{region}" for side in "HL" for region in REGIONS)
+"""Regions of the heavy, then of the light chain."""
+SIDES = {"heavy": "H", "light": "KL"}
+"""A chain's side -> the chain types that it can be: H, K (kappa), L (lambda)."""
+SPLITS = ("train", "validation", "test")

@@ -1,0 +1,1 @@
+"""Antibody concepts, and which latents stand for them."""

@@ -1,0 +1,261 @@
+"""The antibody concepts: declared in one place, and evaluated on any numbered antibodies.
+
+A concept is a name `group=value`. `GROUPS` lists every group with the function that labels rows with its values; a new
+concept is one entry here, and a metadata column of the input is a few lines of config.yaml (`concepts.metadata`).
+Residue-level groups label residues, antibody-level groups label antibodies. The same functions label what a steered
+model wrote, so a concept means the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from antibody_sae.io import InputError
+
+CLASSES = {
+    # IMGT's physico-chemical classes (Pommie et al., J. Mol. Recognit. 17:17, 2004), and the aromatic side chains
+    "hydropathy": {"hydrophobic": "IVLFCMAW", "neutral": "GTSYPH", "hydrophilic": "RKNDQE"},
+    "volume": {"very-small": "AGS", "small": "NDCPT", "medium": "QEHV", "large": "RILKM", "very-large": "FWY"},
+    "charge": {"positive": "RHK", "negative": "DE"},
+    "ring": {"aromatic": "FWYH"},
+}
+MOTIFS: dict[str, tuple[str, ...]] = {
+    # sequence liabilities (as in Raybould et al., PNAS 116:4025, 2019); one set of residues a position, ^ negates
+    "N-glycosylation": ("N", "^P", "ST"),
+    "deamidation": ("N", "GSTN"),
+    "isomerisation": ("D", "GSTD"),
+    "fragmentation": ("D", "P"),
+    "integrin": ("R", "G", "D"),
+}
+CONSERVED = {
+    "C23": (23, "C"),
+    "W41": (41, "W"),
+    "L89": (89, "L"),
+    "C104": (104, "C"),
+    "W118": (118, "W"),
+    "F118": (118, "F"),
+}
+Labelled = pd.Series | list[pd.Series]
+"""One value (or null) a row, as strings; a list where a row can have several values of a group."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some antibodies with their chains and residues, rows in the files' order."""
+
+    antibodies: pd.DataFrame
+    """One row an antibody of splits/antibodies.parquet: its columns, and the input's metadata."""
+    chains: pd.DataFrame
+    residues: pd.DataFrame
+    """All residues of `antibodies`."""
+    settings: Mapping[str, Any]
+    """The section `concepts:` of the configuration."""
+
+    @cached_property
+    def letter(self) -> np.ndarray:
+        """[residues] the residue as one letter."""
+        return self.residues["residue"].to_numpy(dtype=object)
+
+    @cached_property
+    def side(self) -> np.ndarray:
+        """[residues] "H" or "L"."""
+        return np.where(self.residues["chain"] == "H", "H", "L").astype(object)
+
+    @cached_property
+    def imgt(self) -> np.ndarray:
+        """[residues] IMGT number, 0 outside the domain."""
+        return self.residues["imgt"].fillna(0).to_numpy(dtype=np.int64)
+
+    @cached_property
+    def chain_number(self) -> np.ndarray:
+        """[residues] 0, 1, ... one number a chain."""
+        return np.cumsum(self.residues["position"].to_numpy() == 0) - 1
+
+    def following(self, k: int) -> np.ndarray:
+        """[residues] the residue k places on in the same chain, "" beyond its end."""
+        out = np.full(len(self.letter), "", dtype=object)
+        if k < len(out):
+            same = self.chain_number[k:] == self.chain_number[: len(out) - k]
+            out[: len(out) - k] = np.where(same, self.letter[k:], "")
+        return out
+
+
+def _texts(flags: np.ndarray, values: Any) -> pd.Series:
+    """`values` where flags, null elsewhere."""
+    out = np.full(len(flags), None, dtype=object)
+    out[flags] = values if isinstance(values, str) else np.asarray(values, dtype=object)[flags]
+    return pd.Series(out)
+
+
+def imgt_positions(b: Block) -> pd.Series:
+    number = pd.Series(b.imgt).astype(str).to_numpy(dtype=object)
+    names = b.side + number + b.residues["insertion"].fillna("").to_numpy(dtype=object)
+    return _texts(b.imgt > 0, names)
+
+
+def region_names(b: Block) -> pd.Series:
+    known = b.residues["region"].notna().to_numpy()
+    return _texts(known, b.side + "-" + b.residues["region"].fillna("").to_numpy(dtype=object))
+
+
+def _classes(b: Block) -> list[pd.Series]:
+    return [
+        pd.Series(b.letter).map({letter: name for name, letters in classes.items() for letter in letters})
+        for classes in CLASSES.values()
+    ]
+
+
+def _motifs(b: Block) -> list[pd.Series]:
+    found = []
+    for name, pattern in MOTIFS.items():
+        start = np.ones(len(b.letter), bool)
+        for k, allowed in enumerate(pattern):
+            residue = pd.Series(b.following(k))
+            match = residue.isin(list(allowed.lstrip("^"))).to_numpy()
+            start &= (~match if allowed[0] == "^" else match) & (residue != "").to_numpy()
+        inside = start.copy()
+        for k in range(1, len(pattern)):
+            inside[k:] |= start[: len(start) - k]
+        found.append(_texts(inside, name))
+    extra = (b.letter == "C") & (b.imgt > 0) & ~np.isin(b.imgt, (23, 104))
+    return [*found, _texts(extra, "extra-cysteine")]
+
+
+def _conserved(b: Block) -> pd.Series:
+    out = np.full(len(b.letter), None, dtype=object)
+    for name, (number, letter) in CONSERVED.items():
+        out[(b.imgt == number) & (b.letter == letter)] = name
+    return pd.Series(out)
+
+
+def _cdr3_parts(b: Block) -> pd.Series:
+    """V-derived: the first residues of CDR3 while they are the germline's; J-derived: the last; middle: the rest."""
+    inside = (b.residues["region"] == "CDR3").to_numpy()
+    rows = pd.DataFrame({"chain": b.chain_number[inside], "differs": ~_is_germline(b)[inside]})
+    from_v = rows.groupby("chain")["differs"].cumsum().eq(0)
+    from_j = rows[::-1].groupby("chain")["differs"].cumsum().eq(0)[::-1]
+    parts = np.where(from_v, "V-derived", np.where(from_j, "J-derived", "middle"))
+    out = np.full(len(inside), None, dtype=object)
+    out[inside] = b.side[inside] + "-" + parts.astype(object)
+    return pd.Series(out)
+
+
+def _is_germline(b: Block) -> np.ndarray:
+    return (b.residues["germline"].notna() & (b.residues["germline"] == b.residues["residue"])).to_numpy(dtype=bool)
+
+
+def _germline(b: Block) -> pd.Series:
+    state = np.where(_is_germline(b), "germline", "mutated")
+    return _texts(b.residues["germline"].notna().to_numpy(), state)
+
+
+def _of_chains(column: str, binned: bool = False) -> Callable[[Block], list[pd.Series]]:
+    """Label antibodies by a column of numbering/chains.parquet, one Series a side."""
+
+    def label(b: Block) -> list[pd.Series]:
+        out = []
+        for side, name in (("heavy", "H"), ("light", "L")):
+            rows = b.chains[(b.chains["side"] == side) & b.chains[column].notna()]
+            values = in_bins(rows[column], b.settings["bins"][column]) if binned else rows[column].map(_plain)
+            if not column.startswith(("v_family", "v_gene", "j_gene", "chain")):  # gene names say the chain themselves
+                values = name + ":" + values.astype(object)
+            by_id = pd.Series(values.to_numpy(dtype=object), index=rows["antibody_id"])
+            out.append(b.antibodies["antibody_id"].map(by_id[~by_id.index.duplicated()]))
+        return out
+
+    return label
+
+
+def _plain(value: Any) -> str:
+    """A value as text; 12.0 is 12 (parquet keeps integers with nulls as floats)."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def in_bins(values: pd.Series, edges: list[float]) -> pd.Series:
+    """Names of half-open bins: "<10", "10-14" (whole numbers) or "-1..0.5", ">=20"; null stays null."""
+    edges = sorted(edges)
+    numbers = pd.to_numeric(values, errors="coerce")
+    whole = bool((numbers.dropna() % 1 == 0).all()) and all(float(e).is_integer() for e in edges)
+    text = [_plain(float(e)) for e in edges]
+    names = [f"<{text[0]}"]
+    for a, b in pairwise(edges):
+        last = _plain(float(b - 1)) if whole else ""
+        names.append((_plain(float(a)) if a == b - 1 else f"{_plain(float(a))}-{last}") if whole else f"{a}..{b}")
+    names.append(f">={text[-1]}")
+    place = np.searchsorted(edges, numbers.to_numpy(dtype=float), side="right")
+    return pd.Series(np.array(names, dtype=object)[place], index=values.index).where(numbers.notna(), None)
+
+
+def _locus(b: Block) -> pd.Series:
+    light = b.chains[b.chains["side"] == "light"].drop_duplicates("antibody_id")
+    return b.antibodies["antibody_id"].map(light.set_index("antibody_id")["chain"])
+
+
+def _metadata(column: str, bins: list[float] | None) -> Callable[[Block], pd.Series]:
+    def label(b: Block) -> pd.Series:
+        if column not in b.antibodies:
+            have = ", ".join(sorted(map(str, b.antibodies.columns)))
+            raise InputError(f"config: concepts.metadata.{column}: the input has no such column; it has {have}")
+        values = b.antibodies[column]
+        if bins:
+            return in_bins(values, bins)
+        return values.map(_plain).where(values.notna() & (values.astype(str) != ""), None)
+
+    return label
+
+
+@dataclass(frozen=True)
+class Group:
+    """One family of concepts."""
+
+    name: str
+    level: str
+    """residue or antibody."""
+    label: Callable[[Block], Labelled]
+    meaning: str
+
+
+GROUPS = (
+    Group("region", "residue", region_names, "framework or CDR, of the heavy (H) or light (L) chain"),
+    Group("residue", "residue", lambda b: b.residues["residue"], "amino acid"),
+    Group("class", "residue", _classes, "IMGT physico-chemical class"),
+    Group("motif", "residue", _motifs, "sequence liability; all residues of the motif"),
+    Group("conserved", "residue", _conserved, "conserved residue at its IMGT position, present"),
+    Group("cdr3-part", "residue", _cdr3_parts, "part of CDR3 that V, J or neither germline gives"),
+    Group("germline", "residue", _germline, "same residue as the assigned germline, or mutated"),
+    Group("chain", "residue", lambda b: b.residues["chain"], "heavy, kappa or lambda"),
+    Group("v-family", "antibody", _of_chains("v_family"), "V gene family"),
+    Group("v-gene", "antibody", _of_chains("v_gene"), "V gene"),
+    Group("j-gene", "antibody", _of_chains("j_gene"), "J gene"),
+    Group("light-locus", "antibody", _locus, "kappa or lambda"),
+    Group("cdr1-length", "antibody", _of_chains("cdr1_length"), "residues in CDR1"),
+    Group("cdr2-length", "antibody", _of_chains("cdr2_length"), "residues in CDR2"),
+    Group("cdr3-length", "antibody", _of_chains("cdr3_length", binned=True), "residues in CDR3"),
+    Group("cdr3-charge", "antibody", _of_chains("cdr3_charge", binned=True), "net charge of CDR3"),
+    Group("cdr3-hydropathy", "antibody", _of_chains("cdr3_hydropathy", binned=True), "mean Kyte-Doolittle of CDR3"),
+    Group("v-identity", "antibody", _of_chains("v_identity", binned=True), "share of V residues that are germline"),
+    Group("species", "antibody", lambda b: b.antibodies["species"], "species"),
+)
+PAIRS = Group("position", "residue", imgt_positions, "amino acid at an IMGT position")
+"""Labelled apart: which pairs are frequent is known only after all of the training split was read."""
+
+
+def groups(settings: Mapping[str, Any]) -> list[Group]:
+    """All groups of a run, metadata columns included."""
+    taken = {group.name for group in (*GROUPS, PAIRS)}
+    for column in taken & set(settings["metadata"]):
+        raise InputError(
+            f"config: concepts.metadata.{column}: the catalogue has a group of this name already; rename the column"
+        )
+    extra = [
+        Group(column, "antibody", _metadata(column, (entry or {}).get("bins")), "column of the input")
+        for column, entry in settings["metadata"].items()
+    ]
+    return [*GROUPS, *extra]

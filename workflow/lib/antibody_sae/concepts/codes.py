@@ -1,0 +1,120 @@
+"""An SAE's codes in residue order, whatever order they were harvested in, read back cluster by cluster."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from antibody_sae.concepts.labels import Labels
+from antibody_sae.concepts.scoring import Csr, Floats, Ints, codes_csr, pool
+
+_BLOCK = 65_536
+"""Residues of a block; a larger cluster makes a larger one."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole clusters of one split."""
+
+    codes: Csr
+    ids: Ints
+    """[rows] residue_id."""
+    antibodies: Ints
+    offsets: Ints
+    """[antibodies + 1] rows of each antibody."""
+    clusters: Ints
+    """[clusters + 1] antibodies of each cluster."""
+
+    def pooled(self, latents: int) -> dict[str, Csr]:
+        """The antibodies' max- and mean-pooled values."""
+        ptr, idx, top, mean = pool(*self.codes, self.offsets, latents)
+        return {"max": Csr(ptr, idx, top), "mean": Csr(ptr, idx, mean)}
+
+
+class CodeFile:
+    """Sparse codes of residues in a temporary file that has no name, so nothing is left behind however the job ends."""
+
+    def __init__(self, ids: Ints, k: int, labels: Labels, folder: str | Path | None = None):
+        self.ids = ids
+        """[n] residue_ids in order; row i of the file is residue ids[i]."""
+        self.labels = labels
+        self._record = np.dtype([("indices", np.int32, (k,)), ("values", np.float32, (k,))])
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (lives as long as this object)
+        self._start = np.searchsorted(ids, labels.first)
+        self._stop = np.searchsorted(ids, labels.first + labels.length)
+
+    def write(self, ids: Ints, indices: Ints, values: Floats) -> None:
+        """Put rows [n, k] in their places, whatever order they come in."""
+        order = np.argsort(ids, kind="stable")
+        rows = np.searchsorted(self.ids, ids[order])
+        records = np.empty(len(ids), self._record)
+        records["indices"], records["values"] = indices[order], values[order]
+        edges = np.flatnonzero(np.diff(rows, prepend=-2, append=-2) != 1)
+        for first, last in pairwise(edges):
+            os.pwrite(self._file.fileno(), records[first:last].tobytes(), int(rows[first]) * self._record.itemsize)
+
+    def residues(self, antibody: int) -> Ints:
+        """residue_ids of an antibody."""
+        return self.ids[self._start[antibody] : self._stop[antibody]]
+
+    def read(self, antibody: int) -> np.ndarray:
+        """Records of an antibody's residues."""
+        n = int(self._stop[antibody] - self._start[antibody])
+        size = self._record.itemsize
+        return np.frombuffer(os.pread(self._file.fileno(), n * size, int(self._start[antibody]) * size), self._record)
+
+    def blocks(self, split: int) -> Iterator[Block]:
+        """The split's antibodies, cluster by cluster; a block ends with a cluster."""
+        mine = np.flatnonzero((self.labels.split == split) & (self._stop > self._start))
+        mine = mine[np.argsort(self.labels.cluster[mine], kind="stable")]
+        sizes = (self._stop - self._start)[mine]
+        new = np.diff(self.labels.cluster[mine], prepend=-1) != 0
+        bounds = np.append(np.flatnonzero(new), len(mine))
+        first, rows = 0, 0
+        for cluster, (a, b) in enumerate(pairwise(bounds)):
+            rows += int(sizes[a:b].sum())
+            if rows >= _BLOCK or cluster == len(bounds) - 2:
+                here = slice(bounds[first], b)
+                records = np.concatenate([self.read(int(i)) for i in mine[here]])
+                spans = [self.ids[self._start[i] : self._stop[i]] for i in mine[here]]
+                yield Block(
+                    codes_csr(records["indices"], records["values"]),
+                    np.concatenate(spans),
+                    mine[here],
+                    np.concatenate([[0], np.cumsum(sizes[here])]),
+                    bounds[first : cluster + 2] - bounds[first],
+                )
+                first, rows = cluster + 1, 0
+
+
+def shuffled_partners(labels: Labels, seed: int) -> Ints:
+    """[antibodies] another antibody of the same split, whose labels each takes in the baseline of shuffled labels."""
+    generator = np.random.default_rng(seed)
+    partner = np.arange(len(labels.first))
+    for split in range(3):
+        turned = generator.permutation(np.flatnonzero(labels.split == split))
+        partner[turned] = np.roll(turned, 1)
+    return partner
+
+
+def partner_residues(labels: Labels, ids: Ints, owner: Ints, partner: Ints, heavy: Ints) -> Ints:
+    """[n] residue_id at the same place of the partner's same chain, -1 where that chain is shorter. heavy: [antibodies]
+    number of heavy-chain residues."""
+    place = ids - labels.first[owner]
+    light = place >= heavy[owner]
+    place = place - np.where(light, heavy[owner], 0)
+    length = np.where(light, labels.length[partner] - heavy[partner], heavy[partner])
+    start = labels.first[partner] + np.where(light, heavy[partner], 0)
+    return np.where(place < length, start + place, -1)
+
+
+def heavy_lengths(labels: Labels) -> Ints:
+    """[antibodies] number of heavy-chain residues."""
+    light = np.concatenate([[0], np.cumsum(labels.light, dtype=np.int64)])
+    return labels.length - (light[labels.first + labels.length] - light[labels.first])

@@ -1,0 +1,58 @@
+"""Tables over all SAEs of a run: best latents, interpretable latents, complexity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+
+def best_latents(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """tables/best_latents.csv: best.parquet of every layer, SAE and seed."""
+    return pd.concat(tables, ignore_index=True).sort_values(["level", "concept", "layer", "sae", "seed"], kind="stable")
+
+
+def interpretable(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """tables/interpretable.csv: how many latents beat every simple baseline on test, per layer, SAE and seed."""
+    rows = []
+    for t in tables:
+        alive = t["max_activation"] > 0
+        rows.append(
+            {
+                **{k: t[k].iloc[0] for k in ("layer", "sae", "seed")},
+                "latents": len(t),
+                "alive": int(alive.sum()),
+                "interpretable": int(t["interpretable"].sum()),
+                "share": t["interpretable"].sum() / max(alive.sum(), 1),
+                "interpretable_strict": int(t["interpretable_strict"].sum()),
+                "share_strict": t["interpretable_strict"].sum() / max(alive.sum(), 1),
+                "concepts": t.loc[t["interpretable"], "concept"].nunique(),
+                "concepts_strict": t.loc[t["interpretable_strict"], "concept"].nunique(),
+            }
+        )
+    return pd.DataFrame(rows).sort_values(["layer", "sae", "seed"], kind="stable")
+
+
+COMPLEXITY = ("density", "n_concepts", "entropy_region", "entropy_residue", "antibodies", "span", "extent")
+"""Measures of how involved a latent's activation pattern is: columns of latents/."""
+LATENT_COLUMNS = [
+    "layer", "sae", "seed", "latent", "max_activation", "concept", "interpretable", "interpretable_strict", *COMPLEXITY
+]  # fmt: skip
+"""Columns of latents/ that the tables need."""
+
+
+def complexity(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """tables/complexity.csv: how involved the activation patterns are, per layer, SAE and seed, over living latents.
+
+    Mean and median of each measure for all latents, the first 64 (where Ordered puts its broadest) and the others.
+    """
+    rows = []
+    for t in tables:
+        t = t[t["max_activation"] > 0]
+        for subset, part in (("all", t), ("first 64", t[t["latent"] < 64]), ("others", t[t["latent"] >= 64])):
+            row = {**{k: t[k].iloc[0] for k in ("layer", "sae", "seed")}, "subset": subset, "latents": len(part)}
+            row["dense"] = (part["density"] > 0.1).mean()
+            for measure in COMPLEXITY:
+                row[f"{measure}_mean"], row[f"{measure}_median"] = part[measure].mean(), part[measure].median()
+            rows.append(row)
+    return pd.DataFrame(rows).sort_values(["layer", "sae", "seed"], kind="stable")

@@ -1,0 +1,1 @@
+"""IMGT and other numbering schemes, regions and germlines of antibody chains."""

@@ -1,0 +1,1 @@
+"""The report of a run: headline figures, tables, pictures and the page."""

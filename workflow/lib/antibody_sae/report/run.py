@@ -1,0 +1,163 @@
+"""A run's files as the report reads them, and the words for what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from antibody_sae.config import saes
+from antibody_sae.io import InputError, read_parquet
+
+TITLES = {"topk": "TopK", "ordered": "Ordered", "matryoshka": "Matryoshka"}
+CRITERIA = {
+    "f1": "best F1",
+    "r": "best r",
+    "output_score": "output score",
+    "decoder_alignment": "alignment with difference of means",
+    "earliest": "earliest index",
+    "shuffled_index": "shuffled index",
+}
+"""Ways in which steering chose its latents, in words."""
+CONTROLS = {
+    "difference_of_means": "difference of means",
+    "probe": "linear probe",
+    "rate_gradient": "rate gradient",
+    "matched_latent": "matched latent",
+    "shuffled_sign": "shuffled signs",
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One trained SAE of a run."""
+
+    layer: int
+    name: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        return f"layer{self.layer}/{self.name}-seed{self.seed}"
+
+    @property
+    def key(self) -> str:
+        """Names it in the page's addresses and element ids."""
+        return f"layer{self.layer}-{self.name}-seed{self.seed}"
+
+    @property
+    def title(self) -> str:
+        return title(self.name)
+
+
+def title(name: str) -> str:
+    """An SAE's name as text."""
+    return TITLES.get(name, name)
+
+
+def concept_label(concept: str) -> str:
+    """A concept in words: `j-gene=IGHJ4` is IGHJ4, `cdr3-length=H:18-21` is CDR-H3 length 18-21."""
+    group, _, value = concept.partition("=")
+    side, _, rest = value.partition(":")
+    bounds = rest.replace(">=", "≥ ").replace("<", "< ").replace("..", " to ")
+    if group == "position":
+        return f"{rest} at {side}"
+    if group[:4] in ("cdr1", "cdr2", "cdr3") and group[4:5] == "-" and rest:
+        return f"CDR-{side}{group[3]} {group[5:]} {bounds}"
+    if group == "v-identity":
+        return f"V identity {bounds}"
+    if group == "cdr3-part":
+        return f"CDR3 {value}"
+    if group in ("region", "v-family", "v-gene", "j-gene", "conserved", "motif", "germline"):
+        return value
+    return f"{group} {value}"
+
+
+def rows(table: pd.DataFrame) -> Iterator[Any]:
+    """The table's rows as named tuples."""
+    return table.itertuples()
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The table's rows as dicts by column."""
+    return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+
+
+def grouped(table: pd.DataFrame, by: str | list[str]) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """(key or keys, rows) in order of first appearance; nothing for an empty table."""
+    return iter(table.groupby(by, sort=False) if len(table) else [])
+
+
+class Run:
+    """The files of one run, read when first asked for."""
+
+    def __init__(self, folder: str | Path, config: Mapping[str, Any]) -> None:
+        self.folder, self.config = Path(folder), config
+        self.settings = saes(config)
+        self.saes = [
+            Trained(layer, name, seed)
+            for layer in config["activations"]["layers"]
+            for name in self.settings
+            for seed in config["saes"]["seeds"]
+        ]
+        self.many_layers, self.many_seeds = len(config["activations"]["layers"]) > 1, len(config["saes"]["seeds"]) > 1
+
+    def title(self, sae: Trained) -> str:
+        """The SAE's title, with layer and seed where the run has several."""
+        layer, seed = f", layer {sae.layer}" * self.many_layers, f", seed {sae.seed}" * self.many_seeds
+        return f"{sae.title}{layer}{seed}"
+
+    def table(self, path: str, columns: list[str] | None = None) -> pd.DataFrame:
+        """A Parquet table of the run; empty if the run has none."""
+        file = self.folder / path
+        return read_parquet(file, columns) if file.exists() else pd.DataFrame()
+
+    def csv(self, name: str) -> pd.DataFrame:
+        """tables/<name>.csv; empty if the run has none. The column `sae` becomes the SAE's title."""
+        file = self.folder / "tables" / f"{name}.csv"
+        if not file.exists():
+            return pd.DataFrame()
+        try:
+            table = pd.read_csv(file, keep_default_na=True)
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise InputError(f"{file}: not readable as CSV ({error}); delete it and run again to rebuild it") from error
+        return table.assign(sae=table["sae"].map(title)) if "sae" in table else table
+
+    def of_saes(self, path: str, columns: list[str] | None = None) -> pd.DataFrame:
+        """The table at `path`, in which {} is layer<L>/<sae>-seed<S>, of every SAE; adds layer, sae (title), seed."""
+        frames = [
+            self.table(path.format(sae.folder), columns).assign(layer=sae.layer, sae=sae.title, seed=sae.seed)
+            for sae in self.saes
+        ]
+        there = [frame for frame in frames if len(frame)]
+        return pd.concat(there, ignore_index=True) if there else pd.DataFrame()
+
+    @cached_property
+    def effects(self) -> pd.DataFrame:
+        """Every steering arm of every SAE, by target."""
+        return self.of_saes("steering/{}/effects.parquet")
+
+    @cached_property
+    def best(self) -> pd.DataFrame:
+        """The best latent of every SAE and concept beside its baselines; only concepts that could be tested."""
+        table = self.of_saes("concepts/{}/best.parquet")
+        return table[table["latent"].notna()].reset_index(drop=True) if len(table) else table
+
+    @cached_property
+    def criteria(self) -> pd.DataFrame:
+        """The effect at matched quality by SAE, target and way of choosing the latent."""
+        return self.csv("steering_by_criterion")
+
+    @property
+    def strongest(self) -> pd.DataFrame:
+        """Of each SAE and target the steered latent that moved the target most."""
+        return self.criteria[self.criteria["selected_by"] == "any"] if len(self.criteria) else self.criteria
+
+    @property
+    def targets(self) -> list[str]:
+        """Concepts that steering aims at."""
+        return list(self.config["steering"]["targets"])

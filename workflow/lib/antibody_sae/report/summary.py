@@ -1,0 +1,181 @@
+"""Headline figures of a run, from its tables and nothing else: summary.json, and the text `make run` ends with.
+
+Everything here tolerates what a run leaves out: one SAE, no target that can be tested, several layers or seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from antibody_sae.io import read_json
+from antibody_sae.report.findings import matching, orderedness, points, selection
+from antibody_sae.report.run import Run, Trained, concept_label
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """Headline figures: what was run, each SAE, and the paper's claims as sentences with this run's numbers."""
+    found = [_sae(run, sae) for sae in run.saes]
+    claims_file = run.folder / "tables" / "claims.json"
+    claims = read_json(claims_file) if claims_file.exists() else {}
+    findings = [matching(found, run.targets), selection(run, claims), orderedness(run)]
+    return _plain(
+        {
+            "run": run.config["run"],
+            "model": _model(run),
+            "counts": counts(run),
+            "targets": run.targets,
+            "saes": found,
+            "findings": findings,
+            "claims": claims,
+        }
+    )
+
+
+def _model(run: Run) -> dict[str, Any]:
+    layer = run.config["activations"]["layers"][0]
+    manifest = run.folder / "activations" / f"layer{layer}" / "manifest.json"
+    found = read_json(manifest) if manifest.exists() else {}
+    known = {key: found.get(key) for key in ("model", "revision", "weights_sha256", "tokenizer_sha256", "d_model")}
+    return {**known, "name": run.config["model"]["name"]}
+
+
+def counts(run: Run) -> dict[str, Any]:
+    """Antibodies read, refused (by reason), numbered, in each split with their clusters; residues."""
+    out: dict[str, Any] = {}
+    summary_file = run.folder / "sequences" / "summary.json"
+    if summary_file.exists():
+        found = read_json(summary_file)
+        out |= {"read": found["read"], "antibodies": found["accepted"], "rejected": found["rejected"]}
+    chains = run.table("numbering/chains.parquet", ["status", "length"])
+    if len(chains):
+        numbered = chains["status"] == "ok"
+        out |= {
+            "chains": len(chains),
+            "numbered": int(numbered.sum()),
+            "residues": int(chains["length"][numbered].sum()),
+        }
+        out["not_numbered"] = chains.loc[~numbered, "status"].value_counts().to_dict()
+    splits = run.table("splits/antibodies.parquet", ["cluster_id", "split"])
+    if len(splits):
+        out["clusters"] = int(splits["cluster_id"].nunique())
+        out["splits"] = splits["split"].value_counts().to_dict()
+    return out
+
+
+def _sae(run: Run, sae: Trained) -> dict[str, Any]:
+    settings = run.settings[sae.name]
+    row: dict[str, Any] = {
+        "sae": sae.name,
+        "title": run.title(sae),
+        "architecture": settings["architecture"],
+        "layer": sae.layer,
+        "seed": sae.seed,
+        "latents": settings["latents"],
+        "k": settings["k"],
+    }
+    metrics_file = run.folder / "saes" / sae.folder / "metrics.json"
+    if metrics_file.exists():
+        metrics = read_json(metrics_file)
+        keys = ("fvu", "l0", "dead", "dense", "cosine", "loss_recovered_zero", "loss_recovered_mean")
+        row |= {key: metrics.get(key) for key in keys}
+    row |= _one(
+        run.csv("interpretable"), sae, ("alive", "interpretable", "interpretable_strict", "share", "share_strict")
+    )
+    complexity = run.csv("complexity")
+    if len(complexity):
+        everywhere = complexity[complexity["subset"] == "all"]
+        row |= _one(everywhere, sae, ("n_concepts_mean", "entropy_region_mean", "density_mean"))
+    best = _own(run.best, sae)
+    if len(best):
+        columns = ["latent", "f1", "f1_low", "f1_high", "r", "simple_baseline", "f1_simple", "f1_probe_raw"]
+        chosen = best[best["concept"].isin(run.targets)].set_index("concept")[columns]
+        row["best_f1"] = {concept: chosen.loc[concept].to_dict() for concept in run.targets if concept in chosen.index}
+    arms = _own(run.strongest, sae)
+    if len(arms):
+        row |= {"tested_targets": len(arms), "steerable_targets": int(arms["steerable"].sum())}
+        if arms["delta"].notna().any():
+            arm = arms.sort_values("delta", kind="stable").dropna(subset=["delta"]).iloc[-1]
+            named = [
+                "concept",
+                "latent",
+                "strength",
+                "norm",
+                "delta",
+                "delta_low",
+                "delta_high",
+                "baseline_rate",
+                "rate",
+            ]
+            named += ["valid", "steerable", "f1", "r", "random_low", "random_high"]
+            row["largest_change"] = {**arm[named].to_dict(), "latent": int(arm["latent"])}
+            supervised = _own(run.criteria, sae)
+            supervised = supervised[supervised["concept"] == arm["concept"]].set_index("selected_by")["delta"]
+            row["largest_change"]["difference_of_means"] = supervised.get("difference_of_means")
+    return row
+
+
+def _own(table: pd.DataFrame, sae: Trained) -> pd.DataFrame:
+    if not len(table):
+        return table
+    return table[(table["layer"] == sae.layer) & (table["sae"] == sae.title) & (table["seed"] == sae.seed)]
+
+
+def _one(table: pd.DataFrame, sae: Trained, columns: Iterable[str]) -> dict[str, Any]:
+    own = _own(table, sae)
+    return {column: own.iloc[0].get(column) for column in columns} if len(own) else {}
+
+
+def _plain(value: Any) -> Any:
+    """Python's own numbers, NaN as None, for JSON."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if value is None or value is pd.NA:
+        return None
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(value) if math.isfinite(value) else None
+    return str(value)
+
+
+def headline(found: Mapping[str, Any]) -> str:
+    """summary.json as plain text: a line an SAE (FVU, dead latents, best F1 of each target, largest steered change with
+    its 95% interval and the random latents' range), then the findings."""
+    labels = [concept_label(target) for target in found["targets"]]
+    header = ["SAE", "FVU", "dead", *(f"F1 {label}" for label in labels), "largest steered change", "random latents"]
+    lines = [header]
+    for row in found["saes"]:
+        best = row.get("best_f1") or {}
+        arm = row.get("largest_change")
+        change, control = "-", "-"
+        if arm:
+            change = (
+                f"{concept_label(arm['concept'])} {points(arm['delta'])} points [{points(arm['delta_low'])}, "
+                f"{points(arm['delta_high'])}] (latent {arm['latent']})"
+            )
+            if arm["random_low"] is not None:
+                control = f"{points(arm['random_low'])} to {points(arm['random_high'])}"
+        lines.append(
+            [
+                f"{row['title']}" + ("" if "layer" in row["title"] else f", layer {row['layer']}"),
+                "-" if row.get("fvu") is None else f"{row['fvu']:.3f}",
+                "-" if row.get("dead") is None else str(row["dead"]),
+                *(f"{best[t]['f1']:.2f}" if t in best else "-" for t in found["targets"]),
+                change,
+                control,
+            ]
+        )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    table.insert(1, "-" * len(max(table, key=len)))
+    findings = [f"{finding['claim']}: {finding['verdict']}. {finding['text']}" for finding in found["findings"]]
+    return "\n".join([*table, "", *findings])

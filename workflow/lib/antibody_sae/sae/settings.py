@@ -1,0 +1,121 @@
+"""The settings of one SAE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from antibody_sae.io import InputError
+from antibody_sae.sae.prefixes import ARCHITECTURES, LAWS, survival
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one SAE is trained; the keys of `saes.shared` and `saes.train.<name>`."""
+
+    architecture: str = "topk"
+    """topk, ordered or matryoshka; they differ in the weights of the prefixes only."""
+    latents: int = 2048
+    """Width of the dictionary."""
+    k: int = 32
+    """Active latents of a token."""
+    tokens: int = 2_400_000
+    """Tokens of training, in as many passes over the training split as it takes."""
+    batch_size: int = 2048
+    """Tokens of a step."""
+    learning_rate: float = 6e-3
+    """Adam's, at its peak."""
+    warmup: float = 0.05
+    """Share of the run over which the learning rate rises linearly."""
+    decay: float = 0.3
+    """Share of the run, at its end, over which the learning rate falls linearly to zero."""
+    k_start: int | None = None
+    """k at the first step, annealed geometrically to k; null: 4 k."""
+    k_warmup: float = 0.2
+    """Share of the run over which k is annealed; 0 turns it off."""
+    law: str = "harmonic"
+    """Prefix law of the Ordered SAE: harmonic, zipf, geometric or uniform; see sae.survival."""
+    exponent: float = 1.0
+    """Of the zipf and geometric laws."""
+    full_mass: float = 0.75
+    """Share of the prefix law that is put on the full code."""
+    groups: int = 5
+    """Nested groups of the Matryoshka SAE."""
+    sort_every: int = 50
+    """Ordered: steps after which the latents are put in order of their energy (sum of squared values since the last
+    time); 0: never. A permutation leaves the full reconstruction alone, and gradients hardly ever find one."""
+    sweep: float = 0.0
+    """Ordered: share of the run, at its end, over which latents freeze one by one, lowest index first; 0: none do."""
+    aux_k: int = 256
+    """Dead latents a token that AuxK lets explain the residual (at most)."""
+    aux_weight: float = 1 / 32
+    """Weight of the AuxK loss."""
+    dead_after: int = 200_000
+    """Tokens without activity after which a latent counts as dead."""
+    pre_bias: str = "geometric_median"
+    """Start of the bias that is taken from the activations: geometric_median or mean of a sample of all shards."""
+    loss: str = "log"
+    """What is minimised: log, the logarithm of the batch's prefix-weighted error (so that Adam's moments do not hold
+    the large gradients of the first steps against the later ones); mean, that error over the store's variance; fvu,
+    over the batch's own variance."""
+    encoder_dtype: str = "auto"
+    """Of the product that chooses the active latents: float32, bfloat16, or auto (bfloat16 where the processor
+    multiplies it in hardware). The values of the active latents are float32 in any case."""
+    checkpoint_seconds: float = 60.0
+    """Time between checkpoints."""
+
+    def __post_init__(self) -> None:
+        if self.k > self.latents:
+            raise InputError(f"saes: k {self.k} > latents {self.latents}; lower k or widen the dictionary")
+        if self.architecture == "matryoshka" and 2 ** (self.groups - 1) > self.latents:
+            raise InputError(f"saes: {self.latents} latents are too few for {self.groups} groups; lower groups")
+        choices: dict[str, Sequence[str]] = {
+            "architecture": ARCHITECTURES,
+            "law": LAWS,
+            "pre_bias": ("geometric_median", "mean"),
+            "loss": ("log", "mean", "fvu"),
+            "encoder_dtype": ("auto", "float32", "bfloat16"),
+        }
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                raise InputError(f"saes: {key} {getattr(self, key)!r} is none of {', '.join(allowed)}")
+
+    @property
+    def steps(self) -> int:
+        return max(1, self.tokens // self.batch_size)
+
+    def k_at(self, step: int) -> int:
+        """Active latents at a step: geometric from k_start to k (arXiv:2512.02194 anneals k from large to k)."""
+        annealed = self.k_warmup * self.steps
+        if step >= annealed:
+            return self.k
+        start = min(self.latents, self.k_start or 4 * self.k)
+        return round(self.k * (start / self.k) ** (1 - step / annealed))
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate at a step: linear rise, plateau, linear fall to zero at the end of the run."""
+        rise = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
+        fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
+        return self.learning_rate * min(rise, fall)
+
+    def frozen_at(self, step: int) -> int:
+        """Latents frozen by unit sweeping at a step (Rippel et al., arXiv:1402.0915)."""
+        if self.sweep == 0 or self.architecture != "ordered":
+            return 0
+        return int(self.latents * max(0.0, 1 - (self.steps - step) / (self.sweep * self.steps)))
+
+    def survival(self) -> np.ndarray:
+        """[latents] weights of the latents' prefixes; see sae.survival."""
+        return survival(self.architecture, self.latents, self.law, self.exponent, self.full_mass, self.groups)
+
+
+def settings_from(section: Mapping[str, Any]) -> Settings:
+    """Settings from a merged entry of `saes`. Raises InputError for an unknown key or a bad value."""
+    known = {field.name for field in fields(Settings)}
+    unknown = sorted(set(section) - known)
+    if unknown:
+        raise InputError(f"saes: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
+    return Settings(**section)

@@ -1,0 +1,355 @@
+"""One training step after another: weights, moments, dead latents, exact gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from antibody_sae.io import InputError
+from antibody_sae.sae import kernels
+from antibody_sae.sae.model import SAE, TILE, preactivations, select, sort_keys
+from antibody_sae.sae.settings import Settings
+
+BETA1, BETA2, EPSILON = 0.9, 0.95, 1e-8
+"""Of Adam (arXiv:1412.6980). Its usual 0.999 remembers the large gradients of the first steps for a thousand more, and
+that is all the steps that a run of this size has."""
+_PARAMETERS = ("encoder", "bias", "decoder", "pre_bias")
+
+
+def geometric_median(points: Tensor, iterations: int = 50) -> Tensor:
+    """[d] geometric median of points [n, d] by Weiszfeld's iteration."""
+    guess = points.mean(0)
+    for _ in range(iterations):
+        weights = 1 / (points - guess).norm(dim=1).clamp_min(1e-6)
+        guess = (weights[:, None] * points).sum(0) / weights.sum()
+    return guess
+
+
+class StepLog(NamedTuple):
+    """What a step says about itself; computed at every step, so that looking changes nothing."""
+
+    loss: float
+    """Prefix-weighted squared error over the variance."""
+    fvu: float
+    """Squared error of the full code over the variance."""
+    aux_loss: float
+    dead: int
+
+
+def _bfloat16_in_hardware() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+class Trainer:
+    """The parameters, the optimizer and one training step.
+
+    Parameters, in units of `scale`: encoder [K, d], bias [K], decoder [K, d], pre_bias [d]. On the CPU the step runs in
+    the kernels, on `threads` threads: each takes its own tokens, then its own latents. On a GPU plain torch takes the
+    same steps without materialising [batch, k, d].
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sample: Tensor,
+        scale: float,
+        seed: int = 0,
+        threads: int = 1,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        """sample [n, d_model]: raw activations for the start of pre_bias; scale: rms of the centred activations."""
+        if not scale > 0:
+            raise InputError(
+                f"activations: their scale is {scale}; they are constant or not finite, harvest them again"
+            )
+        self.settings, self.scale, self.threads = settings, float(scale), threads
+        self.device = torch.device(device)
+        d, latents = sample.shape[1], settings.latents
+        points = sample.float() / self.scale
+        center = points.mean(0) if settings.pre_bias == "mean" else geometric_median(points)
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(latents, d, generator=generator)
+        rows /= rows.norm(dim=1, keepdim=True)
+        self.parameters = {
+            "encoder": rows.clone(),
+            "bias": torch.zeros(latents),
+            "decoder": rows,
+            "pre_bias": center,
+        }
+        self.parameters = {k: v.to(self.device) for k, v in self.parameters.items()}
+        self.first = {k: torch.zeros_like(v) for k, v in self.parameters.items()}
+        self.second = {k: torch.zeros_like(v) for k, v in self.parameters.items()}
+        self.silence = np.zeros(latents, dtype=np.int64)
+        self.energy = np.zeros(latents)
+        self.position = 0
+        self._survival = settings.survival().astype(np.float32)
+        dtype = settings.encoder_dtype
+        if dtype == "auto":
+            fast = self.device.type == "cuda" or _bfloat16_in_hardware()
+            dtype = "bfloat16" if fast else "float32"
+        self._half = dtype == "bfloat16"
+        if self.device.type == "cpu":
+            self._prepare_cpu()
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the rest of the run depends on."""
+        groups = {"parameter": self.parameters, "first": self.first, "second": self.second}
+        tensors = {f"{group}.{k}": v.cpu() for group, values in groups.items() for k, v in values.items()}
+        counters = {"silence": torch.from_numpy(self.silence), "energy": torch.from_numpy(self.energy)}
+        return {**tensors, **counters, "position": torch.tensor(self.position)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state()`."""
+        groups = {"parameter": self.parameters, "first": self.first, "second": self.second}
+        for group, values in groups.items():
+            for k, v in values.items():
+                v.copy_(state[f"{group}.{k}"])
+        self.silence[:] = state["silence"].numpy()
+        self.energy[:] = state["energy"].numpy()
+        self.position = int(state["position"])
+        if self.device.type == "cpu" and self._half:
+            self._encoder_half.copy_(self.parameters["encoder"])
+
+    def sae(
+        self, config: Mapping[str, Any], max_activation: Tensor | None = None, density: Tensor | None = None
+    ) -> SAE:
+        """The SAE as it is now, on the CPU; `config` goes into its config.json."""
+        latents = self.settings.latents
+        p = {k: v.detach().cpu().clone() for k, v in self.parameters.items()}
+        return SAE(
+            encoder_weight=p["encoder"],
+            encoder_bias=p["bias"],
+            directions=p["decoder"],
+            pre_bias=p["pre_bias"] * self.scale,
+            scale=self.scale,
+            k=self.settings.k,
+            max_activation=torch.zeros(latents) if max_activation is None else max_activation,
+            density=torch.zeros(latents) if density is None else density,
+            config=dict(config),
+        )
+
+    # -- a step --------------------------------------------------------------------------------------------------
+
+    def step(self, x: Tensor) -> StepLog:
+        """Train on raw activations x [batch, d_model]."""
+        settings, s = self.settings, self.position
+        y = x.to(self.device, torch.float32) * (1 / self.scale) - self.parameters["pre_bias"]
+        variance = float((y - y.mean(0)).square().sum()) if settings.loss == "fvu" else float(y.numel())
+        dead = np.flatnonzero(self.silence >= settings.dead_after)
+        run = self._step_cpu if self.device.type == "cpu" else self._step_torch
+        self.silence += len(y)
+        loss, full, aux = run(y, settings.k_at(s), dead, 1 / variance)
+        self.position += 1
+        if settings.architecture == "ordered" and settings.sort_every and self.position % settings.sort_every == 0:
+            self._sort(settings.frozen_at(s))
+        return StepLog(loss / variance, full / variance, aux, len(dead))
+
+    def _sort(self, frozen: int) -> None:
+        """Put the latents that are not frozen in descending order of energy, with all that belongs to them."""
+        order = np.r_[:frozen, frozen + np.argsort(-self.energy[frozen:], kind="stable")]
+        rows = torch.from_numpy(order).to(self.device)
+        for values in (self.parameters, self.first, self.second):
+            for name in ("encoder", "bias", "decoder"):
+                values[name].copy_(values[name][rows])
+        self.silence[:] = self.silence[order]
+        self.energy[:] = 0
+        if self.device.type == "cpu" and self._half:
+            self._encoder_half.copy_(self.parameters["encoder"])
+
+    def _rate(self) -> tuple[float, float]:
+        """Adam's rate over its first correction, and its second correction, at this step."""
+        t = self.position + 1
+        return self.settings.rate_at(self.position) / (1 - BETA1**t), 1 - BETA2**t
+
+    def _unit(self, loss: float) -> float:
+        """What the gradients of the loss are multiplied by: d log(loss) = d loss / loss."""
+        return 1 / max(loss, 1e-30) if self.settings.loss == "log" else 1.0
+
+    def _prepare_cpu(self) -> None:
+        latents, d = self.parameters["encoder"].shape
+        self._numpy = {k: v.numpy() for k, v in self.parameters.items()}
+        self._numpy_first = {k: v.numpy() for k, v in self.first.items()}
+        self._numpy_second = {k: v.numpy() for k, v in self.second.items()}
+        self._buffers = np.zeros((self.threads, latents, d), dtype=np.float32)
+        self._starts = np.empty(latents + 1, dtype=np.int64)
+        self._encoder_half = self.parameters["encoder"].bfloat16() if self._half else torch.empty(0)
+        self._half_bits = (
+            self._encoder_half.view(torch.uint16).numpy() if self._half else np.empty((0, 0), dtype=np.uint16)
+        )
+        self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def _each_thread(self, work: Callable[[int], Any]) -> list[Any]:
+        """work(0), ..., work(threads - 1), side by side; torch keeps to one thread in each."""
+        if self.threads > 1:
+            return list(self._pool.map(work, range(self.threads)))
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return [work(0)]
+        finally:
+            torch.set_num_threads(before)
+
+    def _step_cpu(self, y: Tensor, k: int, dead: np.ndarray, weight: float) -> tuple[float, float, float]:
+        p, target = self._numpy, y.numpy()
+        n, d = target.shape
+        columns = k + min(self.settings.aux_k, len(dead))
+        indices = np.empty((n, columns), dtype=np.int32)
+        values = np.empty((n, columns), dtype=np.float32)
+        d_values = np.empty((n, columns), dtype=np.float32)
+        residual = np.empty_like(target)
+        d_targets = np.zeros((self.threads, d), dtype=np.float32)
+        d_inputs = np.zeros((self.threads, d), dtype=np.float32)
+        weights = self._encoder_half if self._half else self.parameters["encoder"]
+        bias = self.parameters["bias"].to(weights.dtype)
+
+        def tiles(thread: int) -> Iterator[slice]:
+            first, last = (n * i // self.threads for i in (thread, thread + 1))
+            for start in range(first, last, TILE):
+                yield slice(start, min(start + TILE, last))
+
+        def main(thread: int) -> np.ndarray:
+            sums = np.zeros(2)
+            for tile in tiles(thread):
+                keys = sort_keys(preactivations(y[tile].to(weights.dtype), weights, bias))
+                kernels.select_topk(keys, k, _ALL_LATENTS, indices[tile])
+                if columns > k:
+                    kernels.select_topk(keys, columns - k, dead, indices[tile, k:])
+                kernels.activations(target[tile], p["encoder"], p["bias"], indices[tile], 0, columns, values[tile])
+                sums += kernels.walk(
+                    target[tile], p["decoder"], self._survival, indices[tile], values[tile], 0, k, weight,
+                    d_values[tile], self._buffers[thread], d_targets[thread], residual[tile],
+                )  # fmt: skip
+            return sums
+
+        loss, full = map(float, np.sum(self._each_thread(main), axis=0))
+        unit, aux = self._unit(loss * weight), 0.0
+        if columns > k:
+            # AuxK (arXiv:2406.04093, A.2): dead latents reconstruct what is left, which is held fixed
+            ones, nowhere = np.ones_like(self._survival), np.zeros((self.threads, d), dtype=np.float32)
+
+            def auxiliary(thread: int) -> float:
+                left = 0.0
+                for tile in tiles(thread):
+                    left += kernels.walk(
+                        residual[tile], p["decoder"], ones, indices[tile], values[tile], k, columns,
+                        self.settings.aux_weight / max(full, 1e-30) / unit, d_values[tile], self._buffers[thread],
+                        nowhere[thread], np.empty_like(target[tile]),
+                    )[1]  # fmt: skip
+                return left
+
+            aux = sum(self._each_thread(auxiliary)) / max(full, 1e-30)
+        tokens, slots = np.empty(n * columns, dtype=np.int32), np.empty(n * columns, dtype=np.int32)
+        kernels.by_latent(indices, values, k, self._starts, tokens, slots, self.silence, self.energy)
+        rate, correction = self._rate()
+        frozen = self.settings.frozen_at(self.position)
+
+        def change(thread: int) -> None:
+            kernels.update(
+                thread, self.threads, frozen, target, d_values, tokens, slots, self._starts, self._buffers,
+                p["encoder"], p["bias"], p["decoder"],
+                self._numpy_first["encoder"], self._numpy_second["encoder"],
+                self._numpy_first["bias"], self._numpy_second["bias"],
+                self._numpy_first["decoder"], self._numpy_second["decoder"],
+                unit, rate, correction, BETA1, BETA2, EPSILON, d_inputs[thread], self._half_bits,
+            )  # fmt: skip
+
+        self._each_thread(change)
+        kernels.adam(
+            p["pre_bias"], d_targets.sum(0) - d_inputs.sum(0), unit, self._numpy_first["pre_bias"],
+            self._numpy_second["pre_bias"], rate, correction, BETA1, BETA2, EPSILON,
+        )  # fmt: skip
+        return loss, full, aux
+
+    @torch.no_grad()
+    def _step_torch(self, y: Tensor, k: int, dead: np.ndarray, weight: float) -> tuple[float, float, float]:
+        p = self.parameters
+        dtype = torch.bfloat16 if self._half else torch.float32
+        hidden = preactivations(y.to(dtype), p["encoder"].to(dtype), p["bias"].to(dtype)).float()
+        g = {name: torch.zeros_like(value) for name, value in p.items()}
+        indices = select(hidden, k)
+        values = self._values(y, indices)
+        weights = torch.from_numpy(self._survival).to(y.device)
+        loss, full, residual = self._walk(y, y, indices, values, weights, weight, g)
+        unit, aux = self._unit(loss * weight), 0.0
+        if len(dead) and self.settings.aux_k:
+            allowed = torch.from_numpy(dead).to(y.device)
+            some = allowed[select(hidden[:, allowed], min(self.settings.aux_k, len(dead)))]
+            target, scale = {**g, "pre_bias": torch.zeros_like(g["pre_bias"])}, max(full, 1e-30)
+            _, left, _ = self._walk(
+                residual,
+                y,
+                some,
+                self._values(y, some),
+                torch.ones_like(weights),
+                self.settings.aux_weight / scale / unit,
+                target,
+            )
+            aux = left / scale
+        fired = torch.zeros(len(weights), dtype=torch.bool, device=y.device)
+        fired[indices[values > 0]] = True
+        self.silence[fired.cpu().numpy()] = 0
+        squares = values.double().square().flatten().cpu().numpy()
+        np.add.at(self.energy, indices.flatten().cpu().numpy(), squares)
+        g["pre_bias"] -= g["bias"] @ p["encoder"]
+        g["decoder"] -= (g["decoder"] * p["decoder"]).sum(1, keepdim=True) * p["decoder"]
+        rate, correction = self._rate()
+        frozen = self.settings.frozen_at(self.position)
+        for name, value in p.items():
+            rows = slice(0 if name == "pre_bias" else frozen, None)
+            m, v = self.first[name][rows], self.second[name][rows]
+            gradient = unit * g[name][rows]
+            m.lerp_(gradient, 1 - BETA1)
+            v.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+            value[rows] -= rate * m / ((v / correction).sqrt() + EPSILON)
+        p["decoder"][frozen:] /= p["decoder"][frozen:].norm(dim=1, keepdim=True)
+        return loss, full, aux
+
+    def _values(self, y: Tensor, indices: Tensor) -> Tensor:
+        """[n, m] float32 activations of the chosen latents, one [n, d] gather at a time."""
+        p = self.parameters
+        return torch.stack([(p["encoder"][i] * y).sum(1) + p["bias"][i] for i in indices.T], 1).relu()
+
+    def _walk(
+        self,
+        y: Tensor,
+        inputs: Tensor,
+        indices: Tensor,
+        values: Tensor,
+        weights: Tensor,
+        weight: float,
+        g: dict[str, Tensor],
+    ) -> tuple[float, float, Tensor]:
+        """kernels.walk in torch, one [n, d] gather at a time; adds to the gradients g of every parameter."""
+        decoder = self.parameters["decoder"]
+        error, suffix = y.clone(), torch.zeros_like(y)
+        norm = error.square().sum(1)
+        loss = norm.clone()
+        for i, z in zip(indices.T, values.T, strict=True):
+            error -= z[:, None] * decoder[i]
+            after = error.square().sum(1)
+            loss += weights[i] * (after - norm)
+            norm = after
+        residual = error.clone()
+        for i, z in zip(indices.T.flip(0), values.T.flip(0), strict=True):
+            rows, share = decoder[i], weights[i][:, None]
+            gradient = 2 * weight * (suffix - share * error)
+            dz = (gradient * rows).sum(1) * (z > 0)
+            g["decoder"].index_add_(0, i, z[:, None] * gradient)
+            g["encoder"].index_add_(0, i, dz[:, None] * inputs)
+            g["bias"].index_add_(0, i, dz)
+            v = z[:, None] * rows
+            error += v
+            suffix += share * v
+        g["pre_bias"] += 2 * weight * (suffix - y).sum(0)
+        return float(loss.sum()), float(norm.sum()), residual
+
+
+_ALL_LATENTS = np.empty(0, dtype=np.int64)

@@ -1,0 +1,1 @@
+"""Does a latent control what the model writes?"""

@@ -1,0 +1,151 @@
+"""Directions that need labels or gradients, but no SAE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from antibody_sae.activations import Store
+from antibody_sae.concepts.labels import Labels
+from antibody_sae.interventions import Where
+from antibody_sae.io import InputError, progress
+from antibody_sae.steering.targets import Panel, context, panel_blocks
+
+if TYPE_CHECKING:
+    from antibody_sae.models.model import AntibodyModel, Encoded
+
+SUPERVISED = ("difference_of_means", "probe", "rate_gradient")
+"""Directions that need labels or gradients, but no SAE; kinds of arms."""
+
+
+def directions(store: Store, labels: Labels, panel: Panel) -> dict[str, Tensor]:
+    """Supervised directions of each target, [targets, d_model] float32, unit length.
+
+    `difference_of_means`: mean activation of antibodies with the concept minus that of the others, each antibody its
+    mean over the target's context (Marks & Tegmark 2023, arXiv:2310.06824). `probe`: the weights of an L2-regularised
+    logistic regression on the same means. Train and validation antibodies only.
+    """
+    from sklearn.linear_model import LogisticRegression  # seconds to import, and nothing else here needs it
+
+    contexts = [tuple(context(target)[0]) for target in panel.targets]
+    distinct = sorted(set(contexts))
+    sums = {c: torch.zeros(len(panel.rows), store.d_model) for c in distinct}
+    counts = {c: torch.zeros(len(panel.rows)) for c in distinct}
+    for x, place, residue_id in panel_blocks(store, labels, panel):
+        region = labels.region[residue_id]
+        for c in distinct:
+            inside = np.isin(region, c)
+            at = torch.from_numpy(place[inside])
+            sums[c].index_add_(0, at, x[torch.from_numpy(inside)])
+            counts[c].index_add_(0, at, torch.ones(len(at)))
+    means, probes = [], []
+    for j, c in enumerate(contexts):
+        use = ~panel.test & (counts[c] > 0).numpy()
+        mean = (sums[c] / counts[c].clamp(min=1)[:, None]).numpy()[use]
+        y = panel.has[use, j]
+        if y.all() or not y.any():
+            raise InputError(
+                f"steering.targets: {panel.targets[j]}: no chain with the regions it is read in has it, or all"
+            )
+        means.append(mean[y].mean(0) - mean[~y].mean(0))
+        scale = store.manifest["scale"]
+        fitted = LogisticRegression(C=1.0, max_iter=300).fit((mean - mean.mean(0)) / scale, y)
+        probes.append(fitted.coef_[0])
+    return {
+        "difference_of_means": unit(torch.tensor(np.array(means), dtype=torch.float32)),
+        "probe": unit(torch.tensor(np.array(probes), dtype=torch.float32)),
+    }
+
+
+def unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+def rate_gradient(
+    model: AntibodyModel, layer: int, antibodies: pd.DataFrame, labels: Labels, panel: Panel, where: Where, most: int
+) -> Tensor:
+    """[targets, d_model] how each target's rate changes with a vector v added to the residual stream, at v = 0.
+
+    For sequences x drawn from the model, d/dv P(c) = E[1(c) d/dv log p_v(x)] = Cov(1(c), d/dv log p_v(x))
+    (the score-function identity; Williams 1992), so one backward pass a sequence gives the derivative along every
+    latent at once: the output score of latent j is this gradient's product with its direction. Only residues in the
+    regions that decide the target count, the others' terms having mean zero. For sequences that the model did not draw
+    it is the contrast in log-likelihood between those with the concept and those without.
+    `antibodies` has columns heavy, light, species, in the order of the labels; `most` train and validation antibodies
+    are used, evenly spaced.
+    """
+    usable = np.flatnonzero(~panel.test)
+    used = usable[np.unique(np.linspace(0, len(usable) - 1, min(most, len(usable))).round().astype(int))]
+    spans = [tuple(context(target)[1]) for target in panel.targets]
+    distinct = sorted(set(spans))
+    passages: list[Encoded] = []
+    owners: list[int] = []
+    chains: list[str] = []
+    for i in used:
+        row = antibodies.iloc[panel.rows[i]]
+        heavy = row["heavy"] if isinstance(row["heavy"], str) else None
+        light = row["light"] if isinstance(row["light"], str) else None
+        encoded = model.encode(heavy, light, row["species"])
+        passages += encoded
+        owners += [int(i)] * len(encoded)
+        chains += ["H" if heavy else "L", "L"][: len(encoded)]
+    gradients = {span: torch.zeros(len(panel.rows), model.d_model) for span in distinct}
+    ids = model.residue_tokens
+    order = sorted(range(len(passages)), key=lambda p: len(passages[p].tokens))
+    for start in progress(range(0, len(order), 32), -(-len(order) // 32), "likelihood gradients"):
+        batch = order[start : start + 32]
+        width = max(len(passages[p].tokens) for p in batch)
+        tokens = torch.zeros(len(batch), width, dtype=torch.long)
+        region = np.full((len(batch), width), -1, np.int8)
+        before = np.zeros(len(batch), np.int64)
+        for b, p in enumerate(batch):
+            tokens[b, : len(passages[p].tokens)] = torch.from_numpy(passages[p].tokens)
+            at = np.flatnonzero(passages[p].residue >= 0)
+            first = labels.first[panel.rows[owners[p]]]
+            region[b, at] = labels.region[first + passages[p].residue[at]]
+            before[b] = at[0]
+        tokens = tokens.to(model.device)
+        acted = where.mask(tokens, int(before[0]), ids).float()
+        weights = [torch.from_numpy(np.isin(region, span)).to(model.device) for span in distinct]
+        for span, gradient in zip(distinct, _likelihood_gradients(model, layer, tokens, acted, weights), strict=True):
+            gradients[span].index_add_(0, torch.tensor([owners[p] for p in batch]), gradient.cpu())
+    out = []
+    for j, span in enumerate(spans):
+        y = torch.from_numpy(panel.has[used, j]).float()
+        g = gradients[span][used]
+        out.append(((y - y.mean())[:, None] * g).mean(0))
+    return torch.stack(out)
+
+
+def _likelihood_gradients(
+    model: AntibodyModel, layer: int, tokens: Tensor, acted: Tensor, weights: Sequence[Tensor]
+) -> Iterator[Tensor]:
+    """[batch, d_model] gradients of sum over t of w[t] log p(token t) with respect to a vector added after block
+    `layer` where acted [batch, T] is 1; one for each w [batch, T] in `weights`."""
+    with torch.enable_grad():
+        vector = torch.zeros(len(tokens), 1, model.d_model, device=model.device, requires_grad=True)
+
+        def add(module: Any, inputs: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            changed = (hidden.float() + acted[..., None] * vector).to(hidden.dtype)
+            return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+        handle = model.blocks[layer - 1].register_forward_hook(add)
+        try:
+            logits = model.hf(input_ids=tokens, use_cache=False).logits[:, :-1].float()
+        finally:
+            handle.remove()
+        log_p = logits.log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
+        for i, weight in enumerate(weights):
+            (gradient,) = torch.autograd.grad((log_p * weight[:, 1:]).sum(), vector, retain_graph=i + 1 < len(weights))
+            yield gradient[:, 0].detach()
+
+
+def typical_length(store: Store) -> float:
+    """Root mean square length of the centred residual stream, which `norms` are multiples of."""
+    return float(store.manifest["scale"]) * store.d_model**0.5

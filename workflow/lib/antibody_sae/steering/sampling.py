@@ -1,0 +1,92 @@
+"""Write the sequences of every arm, and score them under the unsteered model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from antibody_sae import interventions
+from antibody_sae.interventions import Edit, Intervention, Where
+from antibody_sae.io import progress
+from antibody_sae.numbering.anarci import split_chains
+from antibody_sae.sae.model import SAE
+
+if TYPE_CHECKING:
+    from antibody_sae.models.model import AntibodyModel, Encoded
+
+BATCH = 128
+"""Rows of a batch of generation: fixed, because a row's random numbers come from its batch and place."""
+
+
+def generate(
+    model: AntibodyModel,
+    layer: int,
+    arms: Sequence[Intervention],
+    counts: Sequence[int],
+    writing: Mapping[str, Any],
+    seed: Sequence[int],
+    chunk: int = 0,
+    chunks: int = 1,
+) -> pd.DataFrame:
+    """Sequences of all arms: columns arm, row (within the arm), text, ended.
+
+    Arms lie end to end in batches of BATCH rows; chunk c takes every chunks-th batch from the c-th on. A batch's random
+    numbers depend on `seed` and its number alone, so the sequences do not depend on the number of chunks. `writing`:
+    chains, species, temperature, top_p, prompt of the `sequences` section.
+    """
+    arm = np.repeat(np.arange(len(counts)), counts)
+    row = np.concatenate([np.arange(n) for n in counts]) if len(counts) else np.empty(0, np.int64)
+    starts = range(0, len(arm), BATCH)
+    mine = range(chunk, len(starts), chunks)
+    tables = []
+    for b in progress(mine, len(mine), f"writing {len(arm)} sequences in {len(counts)} arms"):
+        rows = slice(starts[b], min(starts[b] + BATCH, len(arm)))
+        edit = Edit(model, [arms[a] for a in arm[rows]], writing["chains"], writing["species"])
+        word = np.random.SeedSequence([*seed, b]).generate_state(1, np.uint64)[0]
+        written = model.generate(
+            len(arm[rows]), seed=int(word >> np.uint64(1)), layer=layer, edit=edit, batch_size=BATCH, **writing
+        )
+        columns = {"text": [w.text for w in written], "ended": [w.ended for w in written]}
+        tables.append(pd.DataFrame({"arm": arm[rows], "row": row[rows], **columns}))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["arm", "row", "text", "ended"])
+
+
+def to_interventions(plan: pd.DataFrame, vectors: Tensor, where: Where, sae: SAE | None = None) -> list[Intervention]:
+    """The interventions of a plan's arms, in order."""
+    out = []
+    columns = (plan["method"], plan["latent"], plan["strength"], vectors)
+    for method, latent, strength, vector in zip(*columns, strict=True):
+        if method == "clamp":
+            assert sae is not None, "clamp arms need their SAE"
+            out.append(interventions.clamp(sae, {int(latent): float(strength)}, where))
+        else:
+            out.append(Intervention(vector=vector, where=where))
+    return out
+
+
+def log_likelihoods(
+    model: AntibodyModel, table: pd.DataFrame, writing: Mapping[str, Any], species: Sequence[str], most: int
+) -> np.ndarray:
+    """[rows] mean log-likelihood (nats a residue) under the unsteered model of each arm's first `most` sequences.
+
+    It is nan for the others and for texts without residues. Pairs count both chains, by residues.
+    """
+    value = np.full(len(table), np.nan)
+    rows = np.flatnonzero((table["row"] < most).to_numpy() & (table["text"].str.len() > 0).to_numpy())
+    passages: list[Encoded] = []
+    owners: list[int] = []
+    for i, (heavy, light) in zip(
+        rows.tolist(), split_chains(table["text"].iloc[rows].tolist(), writing["chains"], species), strict=True
+    ):
+        encoded = model.encode(heavy, light, writing["species"], writing["chains"])
+        passages += encoded
+        owners += [i] * len(encoded)
+    if passages:
+        sizes = np.array([(p.residue >= 0).sum() + 1 for p in passages])
+        total = np.bincount(owners, model.log_likelihood(passages) * sizes, len(table))
+        value[rows] = (total / np.maximum(np.bincount(owners, sizes, len(table)), 1))[rows]
+    return value

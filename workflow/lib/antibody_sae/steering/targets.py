@@ -1,0 +1,102 @@
+"""What a run steers towards: the targets, the antibodies to choose on, and where in a chain a target is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from antibody_sae.activations import Store
+from antibody_sae.antibody import REGIONS, SIDED_REGIONS, SPLITS
+from antibody_sae.concepts.labels import Labels
+from antibody_sae.io import InputError
+
+PANEL = 4000
+"""Antibodies at most that candidates are chosen on, evenly spaced over the run's, so that memory stays bounded."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Antibodies that candidates are chosen and associations measured on."""
+
+    rows: np.ndarray
+    """[n] rows of the labels' antibodies."""
+    has: np.ndarray
+    """[n, targets] bool."""
+    test: np.ndarray
+    """[n] bool: measured on, never chosen on."""
+    targets: list[str]
+
+
+def panel(labels: Labels, targets: Sequence[str]) -> Panel:
+    """At most PANEL antibodies, evenly spaced. Raises InputError for a target that no antibody, or every one, has."""
+    known = [*labels.antibody_names, *labels.residue_names]
+    for target in targets:
+        if target not in known:
+            group = target.partition("=")[0]
+            near = [name for name in known if name.partition("=")[0] == group] or sorted(
+                {n.partition("=")[0] for n in known}
+            )
+            raise InputError(
+                f"steering.targets: {target!r} is no concept of this run; there are {', '.join(near[:30])}"
+            )
+    n = len(labels.first)
+    rows = np.unique(np.linspace(0, n - 1, min(n, PANEL)).round().astype(np.int64))
+    has = np.stack([labels.having(target)[rows] for target in targets], 1)
+    test = labels.split[rows] == SPLITS.index("test")
+    for j, target in enumerate(targets):
+        positives = int(has[~test, j].sum())
+        if positives < 5 or positives > (~test).sum() - 5:
+            raise InputError(
+                f"steering.targets: {positives} of {(~test).sum()} antibodies to choose on have {target}; that is too "
+                "few to compare: take another target, or more antibodies"
+            )
+    return Panel(rows, has, test, list(targets))
+
+
+def context(target: str) -> tuple[list[int], list[int]]:
+    """(regions whose activations stand for a target, regions whose residues decide it), as indices into SIDED_REGIONS.
+
+    V genes and what lies in the V domain before CDR3 are read in FR1 and decided up to FR3; everything else is read in
+    CDR3 and decided in CDR3 and FR4. Light-chain concepts mean the light chain's regions.
+    """
+    value = target.partition("=")[2]
+    side = "L" if value.startswith(("IGK", "IGL", "L")) else "H"
+    early = target.startswith(("v-", "cdr1", "cdr2")) or value[:4] in ("IGHV", "IGKV", "IGLV")
+    if target.startswith("position="):
+        early = int("".join(filter(str.isdigit, value.partition(":")[0]))) < 105
+    read, decided = (["FR1"], ["FR1", "CDR1", "FR2", "CDR2", "FR3"]) if early else (["CDR3"], ["CDR3", "FR4"])
+    index = {region: i for i, region in enumerate(SIDED_REGIONS)}
+    return [index[f"{side}-{r}"] for r in read], [index[f"{side}-{r}"] for r in decided]
+
+
+def panel_blocks(store: Store, labels: Labels, panel: Panel) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+    """Activations of the panel's residues: (x [m, d] float32, place in the panel [m], residue_id [m])."""
+    first, length = labels.first[panel.rows], labels.length[panel.rows]
+    order = np.argsort(first)
+    starts = first[order]
+    for acts, residue_id in store.blocks():
+        place = order[np.maximum(np.searchsorted(starts, residue_id, side="right") - 1, 0)]
+        mine = (residue_id >= first[place]) & (residue_id < first[place] + length[place])
+        if mine.any():
+            yield acts[torch.from_numpy(mine)].float(), place[mine], residue_id[mine]
+
+
+def typical_counts(labels: Labels, panel: Panel, side: str) -> dict[str, tuple[int, int]]:
+    """Region -> (median residues of the chain before it, up to its end), for Where; `side` is "H" or "L"."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for i in panel.rows[~panel.test][:1000]:
+        region = labels.region[labels.first[i] : labels.first[i] + labels.length[i]]
+        light = labels.light[labels.first[i] : labels.first[i] + labels.length[i]]
+        region = region[light == (side == "L")]
+        for name in REGIONS:
+            at = np.flatnonzero(region == SIDED_REGIONS.index(f"{side}-{name}"))
+            if len(at):
+                found.setdefault(name, []).append((int(at[0]), int(at[-1]) + 1))
+    return {
+        name: (int(np.median([a for a, _ in ends])), int(np.median([b for _, b in ends])))
+        for name, ends in found.items()
+    }
