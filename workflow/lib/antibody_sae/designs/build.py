@@ -151,8 +151,8 @@ def build(
     """One library and what it is compared with.
 
     `asked`: the design's entry, every default filled in; `sections`: writing, numbering, concepts; `counts`: residues
-    of the regions, for `where`; `natural`: antibodies (antibody_id, heavy, light) or None. Returns one row a chain of all
-    sets (column `set`: design, unsteered, natural), and the figures: lever, tried, funnel, price.
+    of the regions, for `where`; `natural`: antibodies (antibody_id, heavy, light) or None. Returns one row a chain of
+    all sets (column `set`: design, unsteered, natural), and the figures: lever, tried, funnel, price.
     """
     writing = sections["writing"]
     parent = parents.parent(asked["from"], writing["chains"], sections["numbering"]) if asked["from"] else None

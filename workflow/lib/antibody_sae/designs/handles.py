@@ -1,8 +1,8 @@
 """What pushes a library: levers of a run, one a concept, joined into one vector; the cheapest of several by trial.
 
 A lever is a direction in the residual stream that raises a concept's rate: a latent's decoder row, a sparse sum of
-latents, or a trained vector. Several concepts at once add their unit directions (minus where a concept is to be absent),
-and the sum is brought to one overall length.
+latents, or a trained vector. Several concepts at once add their unit directions (minus where a concept is to be
+absent), and the sum is brought to one overall length.
 """
 
 from __future__ import annotations
