@@ -12,7 +12,7 @@ SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) --profile workflow/profiles/def
 .PHONY: run test test-slow setup oracles lock clean
 
 run: .venv/.runtime
-	$(SNAKEMAKE)
+	@$(SNAKEMAKE) --quiet rules host reason
 	@.venv/bin/python workflow/scripts/headline.py $(if $(CONFIG),"$(CONFIG)")
 
 setup: .venv/.runtime
@@ -35,16 +35,17 @@ test-slow: .venv/.dev
 .venv/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "antibody-sae needs Python 3.11: make PYTHON=/path/to/python3.11"; exit 1; }
-	"$(PYTHON)" -m venv .venv
+	@echo "making .venv"
+	@"$(PYTHON)" -m venv .venv
 
 .venv/.runtime: envs/requirements.lock | .venv/bin/python
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r envs/requirements.lock
-	echo "$(CURDIR)/workflow/lib" > "$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/antibody_sae.pth"
-	touch $@
+	@.venv/bin/python envs/install.py envs/requirements.lock
+	@echo "$(CURDIR)/workflow/lib" > "$$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/antibody_sae.pth"
+	@touch $@
 
 .venv/.dev: envs/dev.lock .venv/.runtime
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r envs/dev.lock
-	touch $@
+	@.venv/bin/python envs/install.py envs/dev.lock
+	@touch $@
 
 .venv/.oracles: envs/oracles.lock .venv/.runtime
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r envs/oracles.lock

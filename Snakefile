@@ -10,7 +10,7 @@ from snakemake.utils import min_version
 
 min_version("9.0")
 
-HERE = Path(workflow.basedir)
+HERE = Path(workflow.current_basedir)  # this file's folder, also where another workflow imports this one as a module
 sys.path.insert(0, str(HERE / "workflow" / "lib"))
 os.environ |= {
     "PYTHONPATH": os.pathsep.join([str(HERE / "workflow" / "lib"), *filter(None, [os.getenv("PYTHONPATH")])])
@@ -45,6 +45,7 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/designs.smk"
 
 
+<<<<<<< HEAD
 # A second or two of work on small tables, whatever the run's size: not worth a place in a cluster's queue.
 localrules:
     design_files,
@@ -54,6 +55,8 @@ localrules:
     tables,
 
 
+=======
+>>>>>>> main
 onstart:
     # what the run will take, measured here; too little disk ends it before any job (a cluster has jobs, not cores)
     side_by_side = workflow.resource_settings.cores or workflow.resource_settings.nodes or 1

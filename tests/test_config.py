@@ -73,6 +73,14 @@ def test_the_schema_states_the_defaults_of_training():
     assert config.saes(config.complete({"saes": {"train": {"a": {}}}}))["a"] == asdict(Settings())
 
 
+def test_null_drops_an_sae_of_the_default_file():
+    """Snakemake merges the user's mapping over config.yaml's key by key, so leaving one out does not drop it."""
+    full = config.complete({"saes": {"train": {"topk": None, "ordered": {"architecture": "ordered"}}}})
+    assert list(full["saes"]["train"]) == ["ordered"]
+    with pytest.raises(InputError, match="every SAE is null"):
+        config.complete({"saes": {"train": {"topk": None}}})
+
+
 def test_parsing_needs_nothing_heavy():
     """Snakemake imports the configuration for every job it starts."""
     heavy = "[m for m in ('torch', 'pandas', 'numba') if m in sys.modules]"

@@ -10,6 +10,7 @@ from antibody_sae.sae.model import sort_keys
 from antibody_sae.sae.prefixes import survival
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import dense_prefix_loss
 
 NONE = np.empty(0, dtype=np.int64)
 CASES = {
@@ -20,11 +21,6 @@ CASES = {
     "ordered-uniform": {"architecture": "ordered", "law": "uniform"},
     "matryoshka": {"architecture": "matryoshka"},
 }
-
-
-def dense_prefix_loss(y, code, decoder, p):
-    """The definition: every prefix decoded densely, in float64."""
-    return sum(p[i] * (y - code[:, : i + 1] @ decoder[: i + 1]).square().sum() for i in range(len(p)))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -28,7 +28,7 @@ from antibody_sae.sae.settings import Settings
 from antibody_sae.sae.stream import Stream
 from antibody_sae.sae.trainer import Trainer
 from antibody_sae.sae.training import train
-from test_kernels import dense_prefix_loss
+from reference import dense_prefix_loss
 
 D = 16
 SMALL = {"latents": 48, "k": 4, "batch_size": 64, "tokens": 64 * 60, "dead_after": 500, "learning_rate": 3e-3}

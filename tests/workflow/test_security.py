@@ -79,7 +79,7 @@ def test_names_in_a_configuration_cannot_leave_the_run(name, where):
     changes = {
         "run": {"run": name},
         "sae": {"saes": {"train": {name: {"architecture": "topk"}}}},
-        "design": {"designs": {name: {"concept": "j-gene=IGHJ4"}}},
+        "design": {"designs": {name: {"concepts": {"j-gene=IGHJ4": "high"}}}},
         "model": {"model": {"name": name}},
     }
     with pytest.raises(io.InputError, match=r"config|model"):

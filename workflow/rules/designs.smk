@@ -132,3 +132,4 @@ rule designs:
             design=DESIGNS,
             suffix=[".fasta", ".tsv", "-picked.csv", ".json"],
         ),
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue

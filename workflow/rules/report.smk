@@ -30,6 +30,7 @@ rule tables:
         f"{OUT}/logs/tables.log",
     benchmark:
         f"{OUT}/benchmarks/tables.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"
     threads: 1

@@ -56,7 +56,7 @@ else:
             runtime=minutes(120),
         params:
             sequences=pick(
-            "sequences",
+                "sequences",
                 "chains",
                 "species",
                 "format",

@@ -176,6 +176,7 @@ rule steer_effects:
         f"{OUT}/logs/steer_effects-layer{{layer}}-{{sae}}-seed{{seed}}.log",
     benchmark:
         f"{OUT}/benchmarks/steer_effects-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -212,6 +213,7 @@ rule steer_tables:
         f"{OUT}/logs/steer_tables.log",
     benchmark:
         f"{OUT}/benchmarks/steer_tables.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"
     threads: 1

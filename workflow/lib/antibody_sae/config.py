@@ -73,6 +73,11 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     for section, part in _schema()["properties"].items():  # an empty `steering:` in YAML is None
         if full.get(section) is None and part.get("type") == "object":
             full.pop(section, None)
+    train = (full.get("saes") or {}).get("train")
+    if isinstance(train, dict):  # `topk: null` drops an SAE of config.yaml: Snakemake merges mappings key by key
+        full["saes"]["train"] = {name: own for name, own in train.items() if own is not None}
+        if not full["saes"]["train"]:
+            raise InputError("config: saes.train: every SAE is null; give one, such as `topk: {architecture: topk}`")
     errors = sorted(jsonschema.Draft202012Validator(_schema()).iter_errors(full), key=lambda e: list(map(str, e.path)))
     if errors:
         raise InputError("config: " + "\n        ".join(_message(e) for e in errors))

@@ -7,10 +7,12 @@ import fcntl
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -228,11 +230,19 @@ def inside(folder: str | Path, name: str) -> Path:
     return Path(folder) / name
 
 
-def progress(items: Iterable[T], total: int | None, what: str) -> Iterable[T]:
-    """A progress bar on stderr; in a log file it writes a line at most every 10 seconds."""
-    from tqdm import tqdm
+def progress(items: Iterable[T], total: int | None, what: str) -> Iterator[T]:
+    """The items; a line on stderr now and then says how far they are (every 10 s on a terminal, else once a minute).
 
-    return tqdm(items, total=total, desc=what, mininterval=0.5 if sys.stderr.isatty() else 10, dynamic_ncols=True)
+    Whole lines, not a bar: jobs side by side write to one screen.
+    """
+    start = said = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - said >= (10 if sys.stderr.isatty() else 60):
+            said = now
+            left = f" of {total:,}, about {math.ceil((now - start) * (total / done - 1))} s left" if total else ""
+            print(f"{what}: {done:,}{left}", file=sys.stderr)
 
 
 def check_provenance(found: Mapping[str, Any], expected: Mapping[str, Any], path: str | Path) -> None:

@@ -16,15 +16,19 @@ from antibody_sae.io import InputError
 
 
 class _Tee:
-    """Writes to the screen and to the log; asks the screen whether it is one (tqdm wants to know)."""
+    """Writes to the log, and to the screen whole lines that begin with the job's name: jobs run side by side."""
 
-    def __init__(self, screen: TextIO, log: TextIO) -> None:
-        self._screen, self._log = screen, log
+    def __init__(self, screen: TextIO, log: TextIO, name: str) -> None:
+        self._screen, self._log, self._name, self._line = screen, log, name, ""
 
     def write(self, text: str) -> int:
         self._log.write(text)
         self._log.flush()
-        return self._screen.write(text)
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            if line:
+                self._screen.write(f"{self._name}: {line}\n")
+        return len(text)
 
     def flush(self) -> None:
         self._screen.flush()
@@ -48,7 +52,8 @@ def job(snakemake: Any) -> Iterator[None]:
     """
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with open(snakemake.log[0], "w", encoding="utf-8") as log:
-        screen, sys.stderr = sys.stderr, _Tee(sys.stderr, log)  # type: ignore[assignment]
+        name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
+        screen, sys.stderr = sys.stderr, _Tee(sys.stderr, log, name)  # type: ignore[assignment]
         try:
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
@@ -58,7 +63,7 @@ def job(snakemake: Any) -> Iterator[None]:
                 )
             yield
         except InputError as error:
-            print(f"\nError: {error}", file=sys.stderr)
+            print(f"Error: {error}", file=sys.stderr)
             sys.exit(1)
         except Exception:
             traceback.print_exc()

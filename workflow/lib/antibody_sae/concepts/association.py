@@ -457,7 +457,9 @@ class _Run:
                     "interpretable": significant and bool(f1 > bar),
                     "interpretable_strict": significant and bool(low > bar),
                 }  # fmt: skip
-            else:
+            else:  # no concept could be tested: the columns are there all the same
+                row |= dict.fromkeys(("concept", "level", "pool", "simple_baseline"))
+                row |= dict.fromkeys(("f1", "f1_low", "f1_high", "q_value", "f1_simple"), np.nan)
                 row |= {"interpretable": False, "interpretable_strict": False}
             row["best_concepts"] = json.dumps(associated[j][:BEST_CONCEPTS])
             row |= examples[j] | self.patterns.profiles(j)
