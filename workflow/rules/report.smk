@@ -1,7 +1,7 @@
 # Stage 8: the headline figures and the page. Both read every stage's tables and change none.
 import hashlib
 
-REPORTED = {section: values for section, values in config.items() if section != "designs"}
+REPORTED = {**config, "designs": list(config["designs"])}
 TEMPLATES = [
     HERE / "workflow" / "report" / name for name in ("index.html.j2", "report.css", "report.js", "letters.json")
 ]
@@ -64,6 +64,7 @@ rule report:
         controls=expand(
             f"{OUT}/steering/layer{{layer}}/controls/{{file}}.parquet", layer=LAYERS, file=["plan", "outcomes"]
         ),
+        libraries=expand(f"{OUT}/designs/{{design}}/page.json", design=config["designs"]),
     output:
         page=report(
             f"{OUT}/report/index.html",
