@@ -48,8 +48,8 @@ test-slow: .venv/.dev
 	@touch $@
 
 .venv/.oracles: envs/oracles.lock .venv/.runtime
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r envs/oracles.lock
-	touch $@
+	@.venv/bin/python envs/install.py envs/oracles.lock
+	@touch $@
 
 lock: | .venv/bin/python
 	.venv/bin/python envs/lock.py

@@ -45,18 +45,6 @@ include: "workflow/rules/report.smk"
 include: "workflow/rules/designs.smk"
 
 
-<<<<<<< HEAD
-# A second or two of work on small tables, whatever the run's size: not worth a place in a cluster's queue.
-localrules:
-    design_files,
-    designs,
-    steer_effects,
-    steer_tables,
-    tables,
-
-
-=======
->>>>>>> main
 onstart:
     # what the run will take, measured here; too little disk ends it before any job (a cluster has jobs, not cores)
     side_by_side = workflow.resource_settings.cores or workflow.resource_settings.nodes or 1

@@ -28,7 +28,15 @@ rule design_natural:
         runtime=minutes(60),
     params:
         sequences=pick(
-            "sequences", "chains", "species", "format", "columns", "metadata", "pair_pattern", "min_length", "max_length"
+            "sequences",
+            "chains",
+            "species",
+            "format",
+            "columns",
+            "metadata",
+            "pair_pattern",
+            "min_length",
+            "max_length",
         ),
         species=config["numbering"]["species"],
         code=code("read_sequences.py"),
@@ -111,6 +119,7 @@ rule design_files:
         f"{OUT}/logs/design_files-{{design}}.log",
     benchmark:
         f"{OUT}/benchmarks/design_files-{{design}}.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"
     threads: 1

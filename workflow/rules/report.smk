@@ -1,7 +1,7 @@
 # Stage 8: the headline figures and the page. Both read every stage's tables and change none.
 import hashlib
 
-REPORTED = {**config, "designs": list(config["designs"])}
+REPORTED = {section: values for section, values in config.items() if section != "designs"}
 TEMPLATES = [
     HERE / "workflow" / "report" / name for name in ("index.html.j2", "report.css", "report.js", "letters.json")
 ]
@@ -90,7 +90,7 @@ rule report:
         mem_mb=memory(2000),
         runtime=minutes(30),
     params:
-        config=REPORTED,
+        config={**REPORTED, "designs": list(config["designs"])},
         templates=hashlib.sha256(b"".join(path.read_bytes() for path in TEMPLATES)).hexdigest()[:16],
         code=code("report.py"),
     script:

@@ -116,7 +116,7 @@ class Clamp:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What is done to one row of a batch; with neither vector nor clamp, nothing. The vector may be given as an array."""
+    """What is done to one row of a batch; with neither vector nor clamp, nothing. A vector may be given as an array."""
 
     vector: Tensor | None = None
     """[d_model] float32, added to the residual stream, raw units."""

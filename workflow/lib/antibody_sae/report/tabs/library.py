@@ -20,7 +20,8 @@ MOST_GENES = 12
 """Genes at most in a picture, the most frequent of the library and the unsteered model."""
 _PICKED = {
     "cell_id": ("name", ""), "v_call": ("V gene", ""), "j_call": ("J gene", ""), "cdr3_aa": ("CDR3", ""),
-    "mutations": ("mutations", "d"), "cdr_liabilities": ("liabilities in CDRs", "d"), "perplexity": ("perplexity", ".2f"),
+    "mutations": ("mutations", "d"), "cdr_liabilities": ("liabilities in CDRs", "d"),
+    "perplexity": ("perplexity", ".2f"),
     "oasis": ("OASis", ".2f"), "antiberty_pll": ("AntiBERTy", ".2f"), "flashtap_flags": ("TAP flags", ".0f"),
     "training_distance": ("from training", "d"), "design_distance": ("from nearest design", "d"),
 }  # fmt: skip
@@ -28,7 +29,7 @@ _PICKED = {
 
 def sections(run: Run) -> list[Section]:
     """A section a library that is there."""
-    found = [(name, run.folder / "designs" / name / "page.json") for name in run.config["designs"]]
+    found = [(name, run.folder / "designs" / name / "page.json") for name in run.config.get("designs", [])]
     return [_section(name, read_json(file)) for name, file in found if file.exists()]
 
 
