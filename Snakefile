@@ -13,7 +13,9 @@ min_version("9.0")
 HERE = Path(workflow.current_basedir)  # this file's folder, also where another workflow imports this one as a module
 sys.path.insert(0, str(HERE / "workflow" / "lib"))
 os.environ |= {
-    "PYTHONPATH": os.pathsep.join([str(HERE / "workflow" / "lib"), *filter(None, [os.getenv("PYTHONPATH")])])
+    "PYTHONPATH": os.pathsep.join([str(HERE / "workflow" / "lib"), *filter(None, [os.getenv("PYTHONPATH")])]),
+    # the kernels are compiled once for all jobs, in a folder that is writable wherever a run is
+    "NUMBA_CACHE_DIR": os.getenv("NUMBA_CACHE_DIR") or str(Path(".snakemake", "numba").resolve()),
 }
 
 from antibody_sae import config as settings

@@ -1,4 +1,4 @@
-"""Whether two runs found the same: python tests/compare_runs.py results/a results/b. Exit status 1 where they differ."""
+"""Whether two runs found the same: python tests/compare_runs.py results/a results/b; exit status 1 where not."""
 
 import hashlib
 import sys

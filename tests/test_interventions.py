@@ -53,8 +53,8 @@ def captured(model, edit, layer=1):
     """Residual stream before and after an edit, [rows, T, d] of one padded batch."""
     seen = []
 
-    def spy(hidden, tokens):
-        after = edit(hidden, tokens)
+    def spy(hidden, tokens, rows):
+        after = edit(hidden, tokens, rows)
         seen.append((hidden.clone(), after.clone(), tokens))
         return after
 
@@ -208,3 +208,11 @@ def test_mistakes_are_refused(model, sae):
     with pytest.raises(InputError, match="from"):
         Where(start=5, stop=5)
     assert isinstance(clamp(sae, {1: 1.0}).clamp, Clamp)
+
+
+def test_latents_may_be_named_by_text_as_in_configurations(sae):
+    assert torch.equal(push(sae, {"29": 1.0}).vector, push(sae, {29: 1.0}).vector)
+    assert clamp(sae, {"29": 0.5}).clamp.values == clamp(sae, {29: 0.5}).clamp.values
+    for name in ("-1", "40", "x", 40):
+        with pytest.raises(InputError, match="this SAE has latents 0 to 39"):
+            push(sae, {name: 1.0})

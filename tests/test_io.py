@@ -85,6 +85,30 @@ def test_damaged_tensors_and_json_are_named(tmp_path):
         io.read_json(tmp_path / "b.json")
 
 
+def test_an_error_names_its_own_cause(tmp_path):
+    """Deleting a file helps where it is damaged, and is said only there."""
+    path = tmp_path / "table.parquet"
+    reads = [lambda: io.read_parquet(path, ["y"]), lambda: list(io.parquet_batches(path, columns=["y"])),
+             lambda: io.read_safetensors(path), lambda: io.read_json(path)]  # fmt: skip
+    for read in reads:
+        with pytest.raises(InputError, match=r"table\.parquet: is not there; run the workflow") as error:
+            read()
+        assert "delete" not in str(error.value)
+    io.write_parquet(pd.DataFrame({"x": [1], "z": [2]}), path)
+    for read in reads[:2]:
+        with pytest.raises(
+            InputError, match=r"table\.parquet: has no column y; it has x, z\. The file is sound"
+        ) as error:
+            read()
+        assert "delete" not in str(error.value)
+    with pytest.raises(InputError, match=r"cannot be read .*check the path and its permissions"):
+        io.read_json(tmp_path)
+    path.write_bytes(b"PAR1 and then nothing of the kind")
+    for read in reads:
+        with pytest.raises(InputError, match="delete it and run again"):
+            read()
+
+
 @pytest.mark.parametrize("name", ["../up", "/etc/passwd", "a/b", "..", ".hidden", "", "a\0b", "a b", "$(id)"])
 def test_names_cannot_leave_the_folder(tmp_path, name):
     with pytest.raises(InputError, match="names are"):

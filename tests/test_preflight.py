@@ -35,6 +35,23 @@ def test_too_little_disk_is_an_error_with_a_remedy(quick, tmp_path, monkeypatch)
         preflight.check(quick, 2, tmp_path)
 
 
+def test_columns_are_checked_before_anything_is_measured(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "measure", lambda c: pytest.fail("measured first"))
+    (tmp_path / "a.csv").write_text("id,VH,Binds to\n")
+    sequences = {**quick["sequences"], "source": "file", "paths": [str(tmp_path / "a.csv")]}
+    for changed, concepts, message in (
+        ({}, {"Bind to": None}, r"concepts\.metadata\.Bind to: .* did you mean 'Binds to'\? it has Binds to, id"),
+        ({"metadata": ["donor"]}, {}, r"a\.csv line 1, sequences\.metadata: there is no column 'donor'"),
+        ({"columns": {"heavy": "VL"}}, {}, r"sequences\.columns\.heavy: there is no column 'VL'"),
+        ({"chains": "HL"}, {}, r"sequences\.columns\.light: there is no column for the light chain"),
+    ):
+        asked = {**quick, "sequences": sequences | changed, "concepts": {**quick["concepts"], "metadata": concepts}}
+        with pytest.raises(InputError, match=message):
+            preflight.check(asked, 2, tmp_path)
+    with pytest.raises(InputError, match=r"concepts\.metadata\.isotype"):  # generated antibodies have no such thing
+        preflight.check({**quick, "concepts": {**quick["concepts"], "metadata": {"isotype": None}}}, 2, tmp_path)
+
+
 def test_time_follows_cores_and_chunks(quick):
     def minutes(cores):
         return preflight.estimate(quick, RATES, cores, 192)[0].splitlines()[3]

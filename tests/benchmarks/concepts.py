@@ -3,8 +3,8 @@
     python tests/benchmarks/concepts.py [--data FOLDER] [--antibodies FILE.parquet] [--residues N] [--threads 2]
 
 The data (antibodies, numbering, splits, activations of layer 2) are made in FOLDER when they are not there: IgLM writes
-the antibodies unless a table of them is given. A tenth of the antibodies is the training split, the rest is half
-validation, half test, so nearly all residues are counted. Prints one JSON line last:
+the antibodies, in the processor's own number format, unless a table of them is given. A tenth of the antibodies is the
+training split, the rest is half validation, half test, so nearly all residues are counted. Prints one JSON line last:
 
 seconds, cpu_seconds    wall and processor time of `concepts.associate`: encoding, F1, AUROC, r, q, intervals, shuffled
                         labels, untrained SAE, probes on the codes, description of the latents
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from antibody_sae import activations
+from antibody_sae import activations, hardware
 from antibody_sae.concepts import association, baselines, labelling
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.concepts.scoring import RANK_BINS, Csr, Tally, add_histogram, codes_csr, take_rows
@@ -50,7 +50,7 @@ SETTINGS = {
 
 def make_data(folder: Path, antibodies: Path | None, residues: int) -> None:
     """Write a run folder's sequences, numbering, splits and activations."""
-    model = models.load({"name": "iglm", "dtype": "bfloat16"})
+    model = models.load({"name": "iglm", "dtype": hardware.fast_dtype()})
     if antibodies is None:
         n = residues // 112
         texts = [g.text for g in model.generate(n, seed=1) if g.ended]
@@ -194,6 +194,8 @@ def main() -> None:
         printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         results[layer] = json.loads(printed.splitlines()[-1])
     figures = {
+        "instruction_set": hardware.instruction_set(),
+        "stored_dtype": activations.Store(args.data / "activations" / "layer2").manifest["dtype"],
         "seconds": round(results["layer2"]["seconds"], 1),
         "cpu_seconds": round(results["layer2"]["cpu_seconds"], 1),
         **against_dense(args.data, args.residues),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from antibody_sae import activations, io
+from antibody_sae import activations, hardware, io
 from antibody_sae.models import model as models
 from torch import nn
 
@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="fewer antibodies, for the test of this script")
     quick = parser.parse_args().quick
-    model = models.load({"name": "iglm-s" if quick else "iglm", "dtype": "bfloat16"})
+    model = models.load({"name": "iglm-s" if quick else "iglm", "dtype": hardware.fast_dtype()})
     table = antibodies(model, 64 if quick else 512)
     passages = [p for h in table.heavy for p in model.encode(h)]
     ratios = []
@@ -78,7 +78,8 @@ def main() -> None:
         process.start()
         peaks[f"peak_mb_{n}"] = round(result.get(), 1)
         process.join()
-    print(json.dumps({"of_bare_forward": round(statistics.median(ratios), 3), **peaks}))
+    print(json.dumps({"of_bare_forward": round(statistics.median(ratios), 3), **peaks,
+                      "instruction_set": hardware.instruction_set(), "dtype": model.dtype_name}))  # fmt: skip
 
 
 if __name__ == "__main__":

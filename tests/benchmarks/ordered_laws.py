@@ -1,10 +1,11 @@
 """What the prefix law costs and buys: reconstruction against ordered, reproducible early latents, on real activations.
 
-    python tests/benchmarks/ordered_laws.py --activations results/default/activations/layer2
+    python tests/benchmarks/ordered_laws.py --run results/default --layer 2
 
-Two seeds of every law, on four fifths of the antibodies' residues; figures from the rest. Prints one JSON line last:
-for each law the FVU of all latents and of the first 64 and 256, and, between the seeds, stability and orderedness of
-the first 256 and of all latents.
+Two seeds of every law, trained on the run's training antibodies and measured on its validation antibodies (whole
+clusters of the split; the test antibodies are not read). Prints one JSON line last: the instruction set and the
+encoder's dtype, and for each law the FVU of all latents and of the first 64 and 256, and, between the seeds, stability
+and orderedness of the first 256 and of all latents, as they are and once both dictionaries are sorted by energy.
 """
 
 from __future__ import annotations
@@ -18,21 +19,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from antibody_sae import hardware, splits
 from antibody_sae.activations import Store
-from antibody_sae.sae.evaluation import agreement, prefix_errors
+from antibody_sae.sae.evaluation import agreement, by_energy, prefix_errors
 from antibody_sae.sae.model import SAE
 from antibody_sae.sae.settings import Settings
+from antibody_sae.sae.stream import kept
 from antibody_sae.sae.trainer import Trainer
 from torch import Tensor
 
 LAWS: dict[str, dict[str, Any]] = {
     "topk": {"architecture": "topk"},
+    "topk, sorted": {"architecture": "topk", "sort_every": 50},
     "matryoshka": {"architecture": "matryoshka"},
-    "harmonic .75": {},
-    "harmonic .75, unsorted": {"sort_every": 0},
-    "harmonic .5": {"full_mass": 0.5},
-    "harmonic 0": {"full_mass": 0.0},
-    "zipf .3 .5": {"law": "zipf", "exponent": 0.3, "full_mass": 0.5},
+    "zipf 1 .75": {},
+    "zipf 1 .75, unsorted": {"sort_every": 0},
+    "zipf 1 .5": {"full_mass": 0.5},
+    "zipf 1 0": {"full_mass": 0.0},
+    "zipf 1 0, unsorted": {"full_mass": 0.0, "sort_every": 0},
+    "zipf .3 .5": {"exponent": 0.3, "full_mass": 0.5},
     "geometric 4 .5": {"law": "geometric", "exponent": 4.0, "full_mass": 0.5},
     "uniform .5": {"law": "uniform", "full_mass": 0.5},
     "uniform 0": {"law": "uniform", "full_mass": 0.0},
@@ -50,35 +55,45 @@ def fit(x: Tensor, scale: float, settings: Settings, seed: int) -> SAE:
     return trainer.sae({})
 
 
-def fvu(sae: SAE, x: Tensor) -> np.ndarray:
-    """[latents + 1] unexplained share of the variance of x by each prefix."""
-    errors = np.sum([prefix_errors(sae, part, sae.encode(part))[0] for part in x.split(4096)], axis=0)
-    return errors * sae.scale**2 / float((x - x.mean(0)).square().sum())
+def measure(sae: SAE, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """([latents + 1] unexplained share of the variance of x by each prefix, [latents] summed squared values)."""
+    errors, energy = np.zeros(sae.latents + 1), np.zeros(sae.latents)
+    for part in x.split(4096):
+        codes = sae.encode(part)
+        errors += prefix_errors(sae, part, codes)[0]
+        energy += np.bincount(codes.indices.flatten(), codes.values.double().square().flatten(), sae.latents)
+    return errors * sae.scale**2 / float((x - x.mean(0)).square().sum()), energy
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--activations", type=Path, default=Path("results/default/activations/layer2"))
+    parser.add_argument("--run", type=Path, default=Path("results/default"))
+    parser.add_argument("--layer", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--latents", type=int, default=2048)
     parser.add_argument("--tokens", type=int, default=1_200_000)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    store = Store(arguments.activations)
-    x = torch.cat([acts.float() for acts, _ in store.blocks()])
-    held_out = torch.arange(len(x)) // 1000 % 5 == 0
+    store = Store(arguments.run / "activations" / f"layer{arguments.layer}")
+    x, held_out = (
+        torch.cat(list(kept(store, splits.residue_mask(arguments.run, name)))) for name in ("train", "validation")
+    )
     result = {}
     for name, own in LAWS.items():
         settings = Settings(**{"architecture": "ordered", **own}, latents=arguments.latents, tokens=arguments.tokens)
-        saes = [fit(x[~held_out], store.manifest["scale"], settings, seed) for seed in (0, 1)]
-        curves = np.mean([fvu(sae, x[held_out]) for sae in saes], axis=0)
-        row = {f"fvu_{n}": curves[n] for n in PREFIXES} | {"fvu": curves[-1]}
+        saes = [fit(x, store.manifest["scale"], settings, seed) for seed in (0, 1)]
+        curves, energies = zip(*(measure(sae, held_out) for sae in saes), strict=True)
+        row = {f"fvu_{n}": np.mean(curves, 0)[n] for n in PREFIXES} | {"fvu": np.mean(curves, 0)[-1]}
+        dictionaries = [sae.directions.numpy() for sae in saes]
+        by_its_energy = [d[by_energy(e)] for d, e in zip(dictionaries, energies, strict=True)]
         for n in (PREFIXES[-1], arguments.latents):
-            same = agreement(*(sae.directions[:n].numpy() for sae in saes))
-            row |= {f"stability_{n}": same.stability, f"orderedness_{n}": same.orderedness}
+            for suffix, both in (("", dictionaries), ("_by_energy", by_its_energy)):
+                same = agreement(*(d[:n] for d in both))
+                row |= {f"stability_{n}{suffix}": same.stability, f"orderedness_{n}{suffix}": same.orderedness}
         result[name] = {key: round(float(value), 3) for key, value in row.items()}
         print(name, result[name], file=sys.stderr)
-    print(json.dumps({"tokens": arguments.tokens, "latents": arguments.latents, **result}))
+    about = {"instruction_set": hardware.instruction_set(), "encoder_dtype": hardware.fast_dtype()}
+    print(json.dumps({**about, "tokens": arguments.tokens, "latents": arguments.latents, **result}))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 d 80, a true dictionary of 100 unit rows, 100,000 tokens of 5 distinct rows drawn with Zipf(1.2) frequencies and
 half-normal coefficients; 10 seeds of every SAE. The three share every setting but the prefix law
-(and the sorting of latents by energy, which is for a law with an order). Prints one JSON line
+(and the sorting of latents by energy, which is for a law with an order), in float32. Prints one JSON line
 last: stability over pairs of seeds, stability and orderedness against the true dictionary (its rows in order of
 frequency), and the mean squared error. The published row of the Ordered SAE is .664, .814, .734, .00725.
 """
@@ -18,6 +18,7 @@ from itertools import combinations
 
 import numpy as np
 import torch
+from antibody_sae import hardware
 from antibody_sae.sae.evaluation import agreement
 from antibody_sae.sae.model import SAE
 from antibody_sae.sae.settings import Settings
@@ -90,7 +91,7 @@ def main() -> None:
             settings = Settings(**{**COMMON, "tokens": BATCH * arguments.steps, **own, **tried})
             result[name] = table_row([fit(x, settings, seed) for seed in range(arguments.seeds)], x, true)
             print(name, result[name], file=sys.stderr)
-    print(json.dumps(result))
+    print(json.dumps({"instruction_set": hardware.instruction_set(), "encoder_dtype": "float32", **result}))
 
 
 if __name__ == "__main__":

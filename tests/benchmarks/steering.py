@@ -14,13 +14,14 @@ import time
 from collections.abc import Sequence
 
 import torch
+from antibody_sae import hardware
 from antibody_sae.interventions import Edit, Intervention, clamp
 from antibody_sae.models import model as models
 from antibody_sae.numbering import anarci
 from antibody_sae.sae.model import SAE
 from antibody_sae.steering import outcomes
 
-WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
+WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": True}
 
 
 def random_sae(d_model: int, latents: int = 2048, k: int = 32) -> SAE:
@@ -87,6 +88,8 @@ def main() -> None:
                 "clamp_over_unsteered": round(statistics.median(ratios["clamp"]), 3),
                 "seconds": {name: round(statistics.median(t), 2) for name, t in times.items()},
                 "numbered_over_written": count_numbered(model),
+                "instruction_set": hardware.instruction_set(),
+                "dtype": model.dtype_name,
                 "rows": args.rows,
                 "threads": args.threads,
             }

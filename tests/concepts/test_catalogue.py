@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from antibody_sae.antibody import RESIDUES
+from antibody_sae.antibody import RESIDUES, SIDED_REGIONS
 from antibody_sae.concepts import catalogue, labelling
 from antibody_sae.concepts.catalogue import Block
 from antibody_sae.io import InputError, antibody_id, read_parquet, write_parquet
 from antibody_sae.numbering import tables as numbering
+from antibody_sae.report.tabs.concepts import CHARTS
 
 SETTINGS = {
     "metadata": {},
@@ -110,6 +111,17 @@ def test_residue_concepts_of_trastuzumab(labels, run_folder):
     assert 10 < len(text(labels, run_folder, "germline=mutated", "H")) < 40
 
 
+def test_each_concept_says_its_words_its_chart_and_its_regions(labels):
+    for concept in (*labels.residue_names, *labels.antibody_names):
+        group, value = catalogue.group_of(concept), concept.partition("=")[2]
+        assert group.chart in CHARTS
+        assert "=" not in catalogue.concept_label(concept)
+        read, decided = group.regions(value)
+        assert read
+        assert set(read) <= set(decided) <= set(SIDED_REGIONS)
+    assert catalogue.group_of("isotype=IgG").chart == "others"
+
+
 def test_antibody_concepts(labels):
     trastuzumab, adalimumab, avelumab, single = (of_antibody(labels, i) for i in range(4))
     assert {
@@ -197,6 +209,51 @@ def test_metadata_columns_become_concepts(run_folder):
         label(run_folder, metadata={"donor": {}})
     with pytest.raises(InputError, match="already"):
         label(run_folder, metadata={"species": {}})
+
+
+def test_a_cell_of_several_values_has_the_concept_of_each(run_folder, tmp_path):
+    names = {name: antibody_id(*pair) for name, pair in ANTIBODIES.items()}
+    run = with_columns(run_folder, tmp_path, {"Binds to": {
+        names["trastuzumab"]: "WT; Beta;WT", names["adalimumab"]: "Beta", names["avelumab"]: "ND",
+        names["heavy only"]: "",
+    }})  # fmt: skip
+    labels = label(run, metadata={"Binds to": {"split": ";"}})
+    found = [{c for c in of_antibody(labels, i) if c.startswith("Binds to=")} for i in range(4)]
+    assert found == [{"Binds to=WT", "Binds to=Beta"}, {"Binds to=Beta"}, set(), set()]
+
+
+def with_columns(run_folder, run, columns: dict[str, dict[str, str]]):
+    """A copy of the run whose antibodies have further columns (antibody_id -> value)."""
+    for folder in ("numbering", "splits"):
+        (run / folder).symlink_to(run_folder / folder)
+    table = read_parquet(run_folder / "sequences" / "antibodies.parquet")
+    for name, values in columns.items():
+        table[name] = table["antibody_id"].map(values)
+    write_parquet(table, run / "sequences" / "antibodies.parquet")
+    return run
+
+
+def test_columns_are_settled_before_labelling(tmp_path):
+    n = 40
+    ids = [f"{i:020x}" for i in range(n)]
+    table = pd.DataFrame({"antibody_id": ids, "titre": [str(i / 4) for i in range(n)],
+                          "grade": [str(i % 3) for i in range(n)],
+                          "rare": ["yes"] * 3 + [None] * (n - 3), "name": [f"mab {i}" for i in range(n)], "all": "lab",
+                          "disease": ["None", "flu"] * (n // 2)})  # fmt: skip
+    write_parquet(table, tmp_path / "sequences" / "antibodies.parquet")
+    splits = pd.DataFrame({"antibody_id": ids, "split": ["train"] * 20 + ["validation"] * 10 + ["test"] * 10})
+    write_parquet(splits, tmp_path / "splits" / "antibodies.parquet")
+    asked = dict.fromkeys(("titre", "grade", "rare", "name", "all", "disease"))
+    settled, said = labelling.settle_metadata(tmp_path, {**SETTINGS, "min_clusters": 5, "metadata": asked})
+    assert settled["metadata"] == {"titre": {"bins": [1.19, 2.38, 3.56], "whole": False}, "grade": {}, "disease": {}}
+    assert said == [
+        "titre: binned by quartiles of the training split, [1.19, 2.38, 3.56]",
+        "rare: no concept, 3 of 40 antibodies have a value",
+        "name: no concept, 40 different values in 40 antibodies",
+        "all: no concept, all antibodies have the value 'lab'",
+    ]
+    with pytest.raises(InputError, match=r"concepts\.metadata\.donor: the input has no such column; it has .*disease"):
+        labelling.settle_metadata(tmp_path, {**SETTINGS, "metadata": {"donor": {}}})
 
 
 def test_only_frequent_values_of_a_column_become_concepts(run_folder, monkeypatch):

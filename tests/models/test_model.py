@@ -5,8 +5,8 @@ import pytest
 import torch
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.io import InputError
+from antibody_sae.models import generation, presets
 from antibody_sae.models import model as models
-from antibody_sae.models import presets
 
 TRASTUZUMAB_H = (
     "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKG"
@@ -73,29 +73,29 @@ def test_prompt_and_top_p(iglm_s):
     assert all(t.startswith("EVQLVESGG") and len(t) > 80 for t in texts)
     logits = torch.tensor([[5.0, 4.0, -5.0, -5.0]]).repeat(1000, 1)
     draws = torch.linspace(0, 0.9999, 1000)
-    assert set(models._sample(logits, draws, 1.0, 0.7).tolist()) == {0}
-    assert set(models._sample(logits, draws, 1.0, 0.9).tolist()) == {0, 1}
+    assert set(generation._sample(logits, draws, 1.0, 0.7).tolist()) == {0}
+    assert set(generation._sample(logits, draws, 1.0, 0.9).tolist()) == {0, 1}
 
 
 def test_sampling_follows_the_distribution():
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]])).repeat(10_000, 1)
-    counts = torch.bincount(models._sample(logits, (torch.arange(10_000) + 0.5) / 10_000, 1.0, 1.0), minlength=3)
+    counts = torch.bincount(generation._sample(logits, (torch.arange(10_000) + 0.5) / 10_000, 1.0, 1.0), minlength=3)
     assert counts.tolist() == [5000, 3000, 2000]
 
 
 def test_an_edit_acts_and_its_hook_does_not_survive(iglm_s):
-    def nudge(hidden, tokens):
+    def nudge(hidden, tokens, rows):
         assert tokens.shape[1] >= hidden.shape[1]
         return hidden + 3.0 * (torch.arange(hidden.shape[-1]) % 2)  # a constant would vanish in the layer norm
 
     hooks = [list(block._forward_hooks) for block in iglm_s.blocks]
     plain = iglm_s.generate(4, seed=1)
-    assert iglm_s.generate(4, seed=1, layer=2, edit=lambda h, t: h) == plain
+    assert iglm_s.generate(4, seed=1, layer=2, edit=lambda h, t, r: h) == plain
     assert iglm_s.generate(4, seed=1, layer=2, edit=nudge) != plain
     with pytest.raises(ZeroDivisionError):
-        iglm_s.generate(4, seed=1, layer=2, edit=lambda h, t: 1 / 0)
+        iglm_s.generate(4, seed=1, layer=2, edit=lambda h, t, r: 1 / 0)
     with pytest.raises(InputError, match="not finite"):
-        iglm_s.generate(4, seed=1, layer=2, edit=lambda h, t: h * np.inf)
+        iglm_s.generate(4, seed=1, layer=2, edit=lambda h, t, r: h * np.inf)
     assert [list(block._forward_hooks) for block in iglm_s.blocks] == hooks
     assert iglm_s.generate(4, seed=1) == plain
 

@@ -15,7 +15,7 @@ from reference import dense_prefix_loss
 NONE = np.empty(0, dtype=np.int64)
 CASES = {
     "topk": {"architecture": "topk"},
-    "ordered-harmonic": {"architecture": "ordered", "law": "harmonic", "full_mass": 0.25},
+    "ordered-harmonic": {"architecture": "ordered", "law": "zipf", "full_mass": 0.25},
     "ordered-zipf": {"architecture": "ordered", "law": "zipf", "exponent": 0.3},
     "ordered-geometric": {"architecture": "ordered", "law": "geometric", "exponent": 4.0},
     "ordered-uniform": {"architecture": "ordered", "law": "uniform"},
@@ -23,15 +23,31 @@ CASES = {
 }
 
 
+def bands(rows):
+    """rows [n, d] as `walk` reads them."""
+    packed = np.full((-(-rows.shape[1] // kernels.WIDTH), len(rows), kernels.WIDTH), np.nan, dtype=rows.dtype)
+    kernels.pack(rows, packed)
+    return packed
+
+
+def group(indices, values, k, silence, energy):
+    """The codes' entries by latent."""
+    entries = kernels.Entries(
+        np.empty(len(silence) + 1, np.int64), np.empty(values.size, np.int32), np.empty(values.size, np.int32)
+    )
+    kernels.by_latent(indices, values, k, entries, silence, energy)
+    return entries
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_loss_and_every_gradient_equal_autograd_over_all_prefixes(case):
-    n, d, latents, k, aux_k, weight = 13, 20, 48, 6, 5, 0.37
+    n, d, latents, k, aux_k, weight = 13, 150, 48, 6, 5, 0.37  # two bands, the second one partly filled
     rng = np.random.default_rng(1)
     x = rng.normal(size=(n, d))
     parameters = {
-        "encoder": rng.normal(size=(latents, d)) / 3,
+        "encoder": rng.normal(size=(latents, d)) / 9,
         "bias": rng.normal(size=latents) / 5,
-        "decoder": rng.normal(size=(latents, d)),
+        "decoder": rng.normal(size=(latents, d)) / 3,
         "pre_bias": rng.normal(size=d),
     }
     dead = np.array([3, 4, 5, 20, 33, 40, 41], dtype=np.int64)
@@ -60,45 +76,33 @@ def test_loss_and_every_gradient_equal_autograd_over_all_prefixes(case):
     kernels.select_topk(keys, k, NONE, indices)
     kernels.select_topk(keys, aux_k, dead, indices[:, k:])
     kernels.activations(target, parameters["encoder"], parameters["bias"], indices, 0, k + aux_k, values)
-    buffers, d_target, left = np.zeros((2, latents, d)), np.zeros(d), np.empty_like(target)
-    ours, full = kernels.walk(
-        target,
-        parameters["decoder"],
-        weights,
-        indices,
-        values,
-        0,
-        k,
-        weight,
-        d_values,
-        buffers[0],
-        d_target,
-        left,
-    )
-    ours_aux = kernels.walk(
-        left, parameters["decoder"], np.ones(latents), indices, values, k, k + aux_k, 0.11, d_values, buffers[1],
-        np.zeros(d), np.empty_like(left),
-    )[1]  # fmt: skip
-    starts, tokens, slots = (
-        np.empty(latents + 1, np.int64),
-        np.empty(values.size, np.int32),
-        np.empty(values.size, np.int32),
-    )
+    d_values[:] = 0
+    ours, full, ours_aux = 0.0, 0.0, 0.0
+    packed, decoder, left, unused = (bands(a) for a in (target, parameters["decoder"], target, target))
+    d_decoder, d_target = np.zeros_like(decoder), np.zeros((len(decoder), kernels.WIDTH))
+    for band in range(len(decoder)):
+        part = kernels.walk(
+            packed[band], decoder[band], weights, indices, values, 0, k, weight, d_values, d_decoder[band],
+            d_target[band], left[band],
+        )  # fmt: skip
+        ours, full = ours + part[0], full + part[1]
+        ours_aux += kernels.walk(
+            left[band], decoder[band], np.ones(latents), indices, values, k, k + aux_k, 0.11, d_values, d_decoder[band],
+            np.zeros(kernels.WIDTH), unused[band],
+        )[1]  # fmt: skip
     silence = np.full(latents, 7)
     energy = np.zeros(latents)
-    kernels.by_latent(indices, values, k, starts, tokens, slots, silence, energy)
+    entries = group(indices, values, k, silence, energy)
     got = {name: np.empty_like(value) for name, value in parameters.items()}
     d_input = np.empty(d)
-    kernels.gradients(
-        target, d_values, tokens, slots, starts, buffers, parameters["encoder"],
-        got["encoder"], got["bias"], got["decoder"], d_input,
-    )  # fmt: skip
-    got["pre_bias"] = d_target - d_input
+    found = kernels.Rows(got["encoder"], got["bias"], got["decoder"])
+    kernels.gradients(target, d_values, entries, d_decoder, parameters["encoder"], found, d_input)
+    got["pre_bias"] = d_target.reshape(-1)[:d] - d_input
 
     assert ours == pytest.approx(loss.item(), rel=1e-12)
     assert full == pytest.approx(residual.square().sum().item(), rel=1e-12)
     assert ours_aux == pytest.approx(aux.item(), rel=1e-12)
-    np.testing.assert_allclose(left, residual, atol=1e-12)
+    np.testing.assert_allclose(np.hstack(left)[:, :d], residual, atol=1e-12)
     for name in parameters:
         reference = leaf[name].grad.numpy()
         assert np.abs(reference).max() > 1e-3, name
@@ -148,35 +152,33 @@ def test_update_is_adam_on_the_tangent_of_the_unit_sphere():
     decoder /= np.linalg.norm(decoder, axis=1, keepdims=True)
     leaf = [torch.tensor(a.copy(), requires_grad=True) for a in (encoder, bias, decoder)]
     reference = torch.optim.Adam(leaf, lr=0.01)
-    moments = [np.zeros_like(a) for a in (encoder, encoder, bias, bias, decoder, decoder)]
+    weights = kernels.Rows(encoder, bias, decoder)
+    first, second = (kernels.Rows(*map(np.zeros_like, weights)) for _ in range(2))
+    packed = bands(decoder)
     half = np.empty((latents, d), dtype=np.uint16)
     frozen = 2
     before = encoder.copy(), decoder.copy()
     for step in range(1, steps + 1):
-        y, d_values, buffers = f4(n, d), f4(n, m), f4(2, latents, d)
+        y, d_values, d_decoder = f4(n, d), f4(n, m), bands(f4(latents, d))
         indices = np.sort(rng.permuted(np.tile(np.arange(latents), (n, 1)), axis=1)[:, :m], axis=1).astype(np.int32)
         values = np.ones((n, m), dtype=np.float32)
-        starts, tokens, slots = (
-            np.empty(latents + 1, np.int64),
-            np.empty(n * m, np.int32),
-            np.empty(n * m, np.int32),
-        )
-        kernels.by_latent(indices, values, m, starts, tokens, slots, np.zeros(latents, np.int64), np.zeros(latents))
-        g = [np.empty_like(a) for a in (encoder, bias, decoder)]
+        entries = group(indices, values, m, np.zeros(latents, np.int64), np.zeros(latents))
+        g = kernels.Rows(*map(np.empty_like, weights))
         want_input, d_input = np.empty(d, np.float32), np.zeros(d, np.float32)
-        kernels.gradients(y, d_values, tokens, slots, starts, buffers, encoder, *g, want_input)
-        along = (g[2] * decoder).sum(1, keepdims=True)
-        for tensor, gradient in zip(leaf, (g[0], g[1], g[2] - along * decoder), strict=True):
+        kernels.gradients(y, d_values, entries, d_decoder, encoder, g, want_input)
+        along = (g.decoder * decoder).sum(1, keepdims=True)
+        for tensor, gradient in zip(leaf, (g.encoder, g.bias, g.decoder - along * decoder), strict=True):
             tensor.grad = torch.from_numpy(gradient.copy())
         reference.step()
         with torch.no_grad():
             leaf[2] /= leaf[2].norm(dim=1, keepdim=True)
+        adam = kernels.Adam(1.0, 0.01 / (1 - 0.9**step), 1 - 0.999**step, 0.9, 0.999, 1e-8)
         for part in range(2):
             kernels.update(
-                part, 2, frozen, y, d_values, tokens, slots, starts, buffers, encoder, bias, decoder, *moments,
-                1.0, 0.01 / (1 - 0.9**step), 1 - 0.999**step, 0.9, 0.999, 1e-8, d_input, half,
-            )  # fmt: skip
-        assert not buffers.any()
+                part, 2, frozen, y, d_values, entries, d_decoder, weights, first, second, adam, d_input, packed, half
+            )
+        assert not d_decoder.any()
+        np.testing.assert_array_equal(packed, bands(decoder))
         np.testing.assert_allclose(d_input, want_input, atol=1e-4)
         with torch.no_grad():  # the reference does not freeze
             leaf[0][:frozen], leaf[1][:frozen] = torch.tensor(before[0][:frozen]), torch.tensor(bias[:frozen])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,6 +133,27 @@ def test_bad_activations_are_refused(x, value):
         make_sae().encode(x)
 
 
+def test_activations_may_be_arrays_or_tensors_of_any_type(x):
+    sae = make_sae()
+    expected = sae.encode(x.half().float())
+    for given in (x.half(), x.half().double(), x.half().numpy(), x.half().numpy().astype(np.float64), x.half().tolist(),
+                  x.half().requires_grad_()):  # fmt: skip
+        codes = sae.encode(given)
+        assert torch.equal(codes.indices, expected.indices)
+        assert torch.equal(codes.values, expected.values)
+    frozen = x.numpy().copy()
+    frozen.flags.writeable = False  # as pandas and memory maps give them
+    assert torch.equal(sae.encode(frozen).indices, sae.encode(x).indices)
+
+
+def test_a_folder_without_an_sae_says_so(tmp_path):
+    with pytest.raises(InputError, match=r"none: holds no SAE .*; trained ones are results/<run>/saes/"):
+        SAE.load(tmp_path / "none")
+    make_sae().save(tmp_path / "saes" / "ordered-seed0")
+    with pytest.raises(InputError, match=r"saes: holds no SAE .*; there are .*ordered-seed0"):
+        SAE.load(tmp_path / "saes")
+
+
 def test_activations_of_another_width_are_refused():
     with pytest.raises(InputError, match=rf"\[n, {D}\]"):
         make_sae().encode(torch.zeros(3, D + 1))
@@ -151,16 +173,17 @@ def test_sae_lens_reads_the_export_and_agrees(tmp_path, x):
 
 
 def test_laws_are_laws():
-    for law, exponent in (("harmonic", 1.0), ("zipf", 0.3), ("geometric", 5.0), ("uniform", 1.0)):
-        weights = survival("ordered", 300, law, exponent, full_mass=0.25)
-        p = -np.diff(np.r_[weights, 0])
-        assert weights[0] == pytest.approx(1)
-        assert (p > 0).all(), "full support"
-        assert (np.diff(p[:-1]) <= 1e-15).all(), "decreasing, the full code's extra mass aside"
-        assert p[-1] > 0.25
+    for law, exponent in (("zipf", 1.0), ("zipf", 0.3), ("geometric", 5.0), ("uniform", 1.0)):
+        for mass in (0.0, 0.25):
+            weights = survival("ordered", 300, law, exponent, full_mass=mass)
+            p = -np.diff(np.r_[weights, 0])
+            assert weights[0] == pytest.approx(1)
+            assert (p > 0).all(), "full support"
+            assert (np.diff(p[: -1 if mass else None]) <= 1e-15).all(), "it falls, or is even, but for the spike"
+            assert (p[-1] > p[-2] + 0.24) == (mass > 0), "the spike at the full code"
     assert (survival("topk", 10) == 1).all()
     harmonic = np.array([12, 6, 4, 3]) / 25  # 1, 1/2, 1/3, 1/4 over their sum 25/12
-    np.testing.assert_allclose(survival("ordered", 4, "harmonic"), harmonic[::-1].cumsum()[::-1])
+    np.testing.assert_allclose(survival("ordered", 4, "zipf"), harmonic[::-1].cumsum()[::-1])
     np.testing.assert_allclose(
         survival("matryoshka", 32, groups=5), np.repeat([1, 0.8, 0.6, 0.4, 0.2], [2, 2, 4, 8, 16])
     )
@@ -181,11 +204,24 @@ def test_agreement_of_a_shuffled_dictionary():
 
 
 def test_compare_reports_prefixes():
-    found = compare(make_sae(0), make_sae(0))
+    energy = np.arange(130.0)
+    found = compare(make_sae(0), make_sae(0), energy, energy)
     assert found["latents"] == [64, 128, 130]
-    np.testing.assert_allclose(found["stability"], 1, atol=1e-6)
-    np.testing.assert_allclose(found["orderedness"], 1)
-    assert compare(make_sae(0), make_sae(1))["stability"][-1] < 0.9
+    for suffix in ("", "_by_energy"):
+        np.testing.assert_allclose(found[f"stability{suffix}"], 1, atol=1e-6)
+        np.testing.assert_allclose(found[f"orderedness{suffix}"], 1)
+    assert compare(make_sae(0), make_sae(1), energy, energy)["stability"][-1] < 0.9
+
+
+def test_orderedness_is_also_given_once_both_are_sorted_by_energy():
+    sae, order = make_sae(), np.random.default_rng(0).permutation(LATENTS)
+    shuffled = replace(sae, directions=sae.directions[order])
+    energy = np.random.default_rng(1).random(LATENTS)
+    found = compare(sae, shuffled, energy, energy[order])
+    assert abs(found["orderedness"][-1]) < 0.3
+    assert found["orderedness_by_energy"][-1] == pytest.approx(1)
+    assert found["stability_by_energy"][0] == pytest.approx(1, abs=1e-6), "the first 64 are the same ones"
+    assert found["stability"][0] < 0.9
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

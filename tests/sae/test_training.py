@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from antibody_sae import config
 from antibody_sae.activations import Store
 from antibody_sae.io import InputError, read_safetensors, write_json, write_safetensors
 from antibody_sae.models.model import Encoded
@@ -201,6 +202,46 @@ def test_sorting_orders_by_energy_and_leaves_the_reconstruction_alone():
     torch.testing.assert_close(one.decode(one.encode(x)), other.decode(other.encode(x)), atol=1e-5, rtol=1e-5)
     losses = [prefix_errors(sae, x, sae.encode(x))[0] @ np.arange(49.0, 0, -1) for sae in (one, other)]
     assert losses[1] < losses[0], "it lowers the prefixes' errors"
+
+
+def train_steps(x, steps=60, **own):
+    trainer = Trainer(Settings(**SMALL, encoder_dtype="float32", **own), x, 1.3)
+    for step in range(steps):
+        trainer.step(x[torch.randint(len(x), (64,), generator=torch.Generator().manual_seed(step))])
+    return trainer.sae({})
+
+
+ABLATION = {  # the dictionaries of the protocol, as entries of saes.train
+    "topk": {"architecture": "topk"},
+    "topk_sorted": {"architecture": "topk", "sort_every": 20},
+    "ordered": {"architecture": "ordered"},
+    "ordered_unsorted": {"architecture": "ordered", "sort_every": 0},
+    "ordered_pure": {"architecture": "ordered", "full_mass": 0.0, "sort_every": 0},
+    "matryoshka": {"architecture": "matryoshka"},
+}
+
+
+def test_the_ablation_is_a_matter_of_settings():
+    sections = config.saes(config.complete({"run": "x", "saes": {"train": ABLATION}}))
+    settings = {name: training_settings.settings_from(section) for name, section in sections.items()}
+    laws = {name: -np.diff(np.r_[each.survival(), 0.0]) for name, each in settings.items()}
+    sorts = {name for name, each in settings.items() if any(map(each.sorts_after, range(100)))}
+    assert sorts == {"topk_sorted", "ordered"}
+    np.testing.assert_array_equal(laws["topk"], laws["topk_sorted"])
+    np.testing.assert_array_equal(laws["ordered"], laws["ordered_unsorted"])
+    assert laws["ordered"][-1] > 0.7
+    assert (np.diff(laws["ordered_pure"]) < 0).all(), "the loss of arXiv:2512.02194 and nothing else"
+
+
+def test_a_topk_sae_sorted_by_energy_is_the_same_but_for_the_order_of_its_latents():
+    x = data(3000)
+    plain, ordered = (train_steps(x, **ABLATION[name]) for name in ("topk", "topk_sorted"))
+    torch.testing.assert_close(plain.decode(plain.encode(x)), ordered.decode(ordered.encode(x)), atol=2e-2, rtol=1e-2)
+    energy = ordered.encode(x)
+    summed = np.bincount(energy.indices.flatten(), energy.values.square().flatten(), minlength=48)
+    first = prefix_errors(ordered, x, energy)[0], prefix_errors(plain, x, plain.encode(x))[0]
+    assert first[0][8] < first[1][8], "so its first latents explain more"
+    assert np.corrcoef(np.arange(48), np.argsort(np.argsort(-summed)))[0, 1] > 0.8
 
 
 def test_schedules_span_the_run():
@@ -445,7 +486,7 @@ def test_constant_activations_an_empty_split_and_foreign_residues_are_refused(st
 def test_bad_settings_say_what_to_change():
     with pytest.raises(InputError, match="k 49 > latents 48"):
         Settings(latents=48, k=49)
-    with pytest.raises(InputError, match="law 'flat' is none of harmonic"):
+    with pytest.raises(InputError, match="law 'flat' is none of zipf"):
         Settings(law="flat")
     with pytest.raises(InputError, match="lower groups"):
         Settings(architecture="matryoshka", latents=8, k=2)

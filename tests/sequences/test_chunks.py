@@ -20,7 +20,8 @@ LIGHT = "DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDF
 OTHER = HEAVY.replace("DTYIH", "STWIH")
 LEADER, CONSTANT = "MKHLWFFLLLVAAPRWVLS", "ASTKGPSVFPLAPSSKSTSGGTAALGC"
 READ = {"chains": "H", "species": "human", "format": "auto", "columns": {}, "metadata": None, "min_length": 90,
-        "max_length": 200, "pair_pattern": r"(?P<id>.+?)_(?P<chain>[HLK])"}  # fmt: skip
+        "max_length": 200, "pair_pattern": r"(?P<id>.+?)_(?P<chain>[HLK])", "join": None,
+        "translate": False}  # fmt: skip
 GENERATE = {
     "n": 10,
     "chunks": 2,
@@ -29,6 +30,7 @@ GENERATE = {
     "temperature": 1.0,
     "top_p": 1.0,
     "prompt": "",
+    "complete": False,
     "seed": 3,
 }
 
@@ -67,20 +69,21 @@ def test_every_record_is_accounted_for(tmp_path):
             ("m", "")]  # fmt: skip
     table = "id,vh,disease\n" + "".join(f"{name},{chain},flu\n" for name, chain in rows)
     antibodies, rejected, summary = load(tmp_path, table)
-    assert antibodies["heavy"].tolist() == [HEAVY, OTHER]
-    assert antibodies["antibody_id"].tolist() == [antibody_id(HEAVY, None), antibody_id(OTHER, None)]
-    assert antibodies["n_duplicates"].tolist() == [2, 0]  # b, and d once it is cut to its variable domain
-    assert antibodies["id"].tolist() == ["a", "c"]
-    assert antibodies["disease"].tolist() == ["flu", "flu"]
+    assert antibodies["heavy"].tolist() == [HEAVY, OTHER, HEAVY[1:]]
+    assert antibodies["antibody_id"].tolist() == [antibody_id(chain, None) for chain in (HEAVY, OTHER, HEAVY[1:])]
+    # b, d once it is cut to its variable domain, j without its terminal "*"
+    assert antibodies["n_duplicates"].tolist() == [3, 0, 0]
+    assert antibodies["id"].tolist() == ["a", "c", "c-2"]
+    assert set(antibodies["disease"]) == {"flu"}
     assert antibodies["light"].isna().all()
     assert antibodies["log_likelihood"].isna().all()
     reason = rejected.set_index("line")["reason"]
     assert rejected["source"].str.endswith("file0.csv").all()
     expected = {
-        3: "duplicate", 5: "duplicate id", 6: "duplicate", 7: "heavy chain: is of type K",
+        3: "duplicate", 6: "duplicate", 7: "heavy chain: is of type K",
         8: "heavy chain: wrong length (not 90", 9: "heavy chain: no antibody domain",
-        10: "heavy chain: 2 antibody domains (H+K)", 11: "heavy chain: ambiguous residue",
-        12: "heavy chain: stop codon",
+        10: "heavy chain: 2 antibody domains (H+K)", 11: "heavy chain: ambiguous residue: X",
+        12: "duplicate",
         13: "heavy chain: nucleotides where residues are expected", 14: "heavy chain: wrong length: more than 5000",
         15: "no heavy chain",
     }  # fmt: skip

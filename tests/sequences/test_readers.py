@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from antibody_sae.antibody import RESIDUES
 from antibody_sae.io import InputError
-from antibody_sae.sequences import readers
-from antibody_sae.sequences.readers import Settings
+from antibody_sae.sequences import chunks, pairing, readers
+from antibody_sae.sequences import records as cleaning
+from antibody_sae.sequences.records import Settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,13 +24,18 @@ TABLE = f"id,vh\nx,{HEAVY}\n".encode()
 NUCLEOTIDES = "GAGGTGCAGCTGGTGGAGTCTGGGGGAGGCTTGGTACAGCCTGGGGGGTCCCTGAGACTC"  # EVQLVESGGGLVQPGGSLRL
 
 
+BASES = "nucleotides where residues are expected: set sequences.translate: true, or give an AIRR table"
+HERE = " in this file (see sequences.pair_pattern and sequences.join)"
+
+
 def write(path: Path, content: str | bytes) -> Path:
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
 def read(path, **how) -> list[readers.Record]:
-    return list(readers.read(path, Settings(**how)))
+    """As a run reads it: numbered, cut to the variable domain, paired."""
+    return list(chunks.antibodies([path], Settings(**how), ["human"], (1, 1000)))
 
 
 def only(records: list[readers.Record]) -> readers.Record:
@@ -139,11 +146,12 @@ def test_airr_pairs_by_cell(tmp_path):
         {**light, "cell_id": "c3"},
     ]
     path = airr(tmp_path / "r.tsv", rows)
-    pair, not_productive, alone = read(path, chains="HL")
+    records = read(path, chains="HL")
+    pair = only([r for r in records if not r.reason])
     assert (pair.heavy, pair.light, pair.id) == (HEAVY, LIGHT, "c1")
     assert pair.metadata == {"cell_id": "c1", "disease": "flu"}  # alignments are not kept
-    assert not_productive.reason == "not productive"
-    assert alone.reason == "no heavy chain of the pair"
+    alone = f"no heavy chain of the pair{HERE}"
+    assert sorted(r.reason for r in records if r.reason) == [alone, alone, "not productive"]
     assert [bool(r.reason) for r in read(path, chains="H")] == [False, True, True, True, True]
 
 
@@ -155,9 +163,9 @@ def test_airr_nucleotides_are_translated_in_frame(tmp_path):
         {"v_call": "IGHV1", "sequence_alignment": NUCLEOTIDES[:9] + "TAA" + NUCLEOTIDES[12:]},
         {"v_call": "IGHV1", "sequence_alignment": NUCLEOTIDES[:9] + "NNN" + NUCLEOTIDES[12:]},
     ]
-    records = read(airr(tmp_path / "r.tsv", rows))
+    records = list(readers.read(airr(tmp_path / "r.tsv", rows), Settings()))  # too short to be numbered
     assert [r.heavy for r in records[:2]] == ["EVQLVESGGGLVQPGGSLRL", "QLVESGGGLVQPGGSLRL"]
-    assert [r.reason for r in records[2:]] == ["heavy chain: stop codon", "heavy chain: ambiguous residue"]
+    assert [r.reason for r in records[2:]] == ["heavy chain: stop codon", "heavy chain: ambiguous residue: X"]
 
 
 def test_real_airr_table(shared_data):
@@ -173,7 +181,7 @@ def test_csv_finds_or_is_told_its_columns(tmp_path):
     path = write(tmp_path / "a.csv", f"Name,VH,VL,Binder,source\na1,{HEAVY},{LIGHT},yes,lab\na2,{HEAVY[1:]},,no,lab\n")
     first, second = read(path, chains="HL")
     assert (first.heavy, first.light) == (HEAVY, LIGHT)
-    assert first.metadata == {"Name": "a1", "Binder": "yes", "input_source": "lab"}
+    assert (first.id, first.metadata) == ("a1", {"Binder": "yes", "input_source": "lab"})
     assert second.reason == "no light chain of the pair"
     told = write(tmp_path / "b.csv", f"n,chain one,org,Binder,x\na1,{HEAVY},Mus musculus,1,2\n")
     record = only(read(told, columns={"heavy": "chain one", "id": "n", "species": "org"}, metadata=["Binder"]))
@@ -195,10 +203,10 @@ def test_parquet(tmp_path):
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_fasta(tmp_path, pack):
     text = f">ab1_H some text\n{HEAVY[:50]}\n{HEAVY[50:]}\n\n>ab1_L\n{LIGHT}\n>ab2_VK\n{LIGHT}\n"
-    path = write(tmp_path / "a.fasta", pack(text.replace(" some text", "").encode()))
+    path = write(tmp_path / "a.fasta", pack(text.encode()))
     pair, alone = read(path, chains="HL")
     assert (pair.id, pair.heavy, pair.light, pair.reason) == ("ab1", HEAVY, LIGHT, "")
-    assert (alone.id, alone.line, alone.reason) == ("ab2", 7, "no heavy chain of the pair")
+    assert (alone.id, alone.line, alone.reason) == ("ab2_VK", 7, f"no heavy chain of the pair{HERE}")
     first = read(path, chains="H")[0]
     assert (first.line, first.heavy) == (1, HEAVY)
     own = write(tmp_path / "b.fasta", f">heavy of x\n{HEAVY}\n>light of x\n{LIGHT}\n>other\n{LIGHT}\n")
@@ -208,14 +216,18 @@ def test_fasta(tmp_path, pack):
 
 
 def test_too_many_chains_without_partner_are_an_error(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.fasta", "".join(f">{i}_H\n{HEAVY}\n" for i in range(20)))
-    assert len(read(path, chains="HL")) == 20
-    monkeypatch.setattr(readers, "_WAITING", 10)
+    sides = [[f">{i}_{side}\n{chain}\n" for i in range(20)] for side, chain in (("H", HEAVY), ("L", LIGHT))]
+    apart = write(tmp_path / "a.fasta", "".join(sides[0] + sides[1]))
+    near = write(tmp_path / "b.fasta", "".join(h + k for h, k in zip(*sides, strict=True)))
+    alone = write(tmp_path / "c.fasta", "".join(sides[0]))
+    assert len(read(apart, chains="HL")) == 20
+    monkeypatch.setattr(pairing, "_WAITING", 10)
+    assert len(read(near, chains="HL")) == len(read(alone, chains="HL")) == 20  # decided at once: nothing waits
     with pytest.raises(InputError, match=r"a\.fasta line 21: more than 10 chains wait .*; sort the file"):
-        read(path, chains="HL")
+        read(apart, chains="HL")
 
 
-@pytest.mark.parametrize("pattern", ["(", "(?P<id>.*)"])
+@pytest.mark.parametrize("pattern", ["(", "(?P<name>.*)"])
 def test_pair_pattern_must_be_one(tmp_path, pattern):
     path = write(tmp_path / "a.fasta", f">x\n{HEAVY}\n")
     with pytest.raises(InputError, match=r"sequences\.pair_pattern"):
@@ -230,20 +242,21 @@ def test_pair_pattern_must_be_one(tmp_path, pattern):
     [
         (HEAVY.lower(), ""),
         (f" {HEAVY[:20]}--..{HEAVY[20:]}\t", ""),
-        (HEAVY + "*", "stop codon"),
-        (HEAVY[:9] + "X" + HEAVY[10:], "ambiguous residue"),
-        (HEAVY + "1", "characters that are not residues"),
-        (HEAVY + "é", "characters that are not residues"),
-        (HEAVY + "ß", "characters that are not residues"),  # upper case would make it SS
-        ("\u00a0" + HEAVY, "characters that are not residues"),
-        (NUCLEOTIDES, "nucleotides where residues are expected: translate them, or give an AIRR table"),
-        (NUCLEOTIDES.lower() + "nnn", "nucleotides where residues are expected: translate them, or give an AIRR table"),
+        (HEAVY + "*", ""),  # where translation ended
+        (HEAVY[:50] + "*" + HEAVY[50:], "stop codon"),
+        (HEAVY[:9] + "X" + HEAVY[10:], "ambiguous residue: X"),
+        (HEAVY + "1", "characters that are not residues: '1'"),
+        (HEAVY + "é", "characters that are not residues: 'é'"),
+        (HEAVY + "ß", "characters that are not residues: 'ß'"),  # upper case would make it SS
+        ("\u00a0" + HEAVY, "characters that are not residues: '\\xa0'"),
+        (NUCLEOTIDES, BASES),
+        (NUCLEOTIDES.lower() + "nnn", BASES),
         ("A" * 100_000, "wrong length: more than 5000 residues"),
         ("---", "empty"),
     ],
 )
 def test_clean(chain, reason):
-    assert readers.clean(chain) == ("" if reason else HEAVY, reason)
+    assert cleaning.clean(chain) == ("" if reason else HEAVY, reason)
 
 
 @pytest.mark.parametrize("missing", ["", "-", "ND", "NA", "nan", "None"])
@@ -277,17 +290,23 @@ def test_a_hundred_thousand_residues_on_one_line(tmp_path):
         (b"\n \n", {}, r"a\.txt: is empty"),
         (gzip.compress(TABLE * 2000)[:-20], {}, r"a\.txt after line \d+: the gzip data are truncated"),
         (b"\x1f\x8b\x08\0broken", {}, "gzip data are truncated or damaged"),
-        (TABLE.replace(b",", b";"), {}, r"a\.txt line 1: the columns are separated by ';', not ','; set sequences\.fo"),
+        (TABLE.replace(b",", b"|"), {"format": "csv"}, r"a\.txt line 1: the columns are separated by '\|', not ','"),
         (f"id\tvh\nx\t{HEAVY}\n".encode(), {"format": "csv"}, r"separated by '\\t', not ','"),
-        (b"id,seq_h\nx,A\n", {}, r"a\.txt line 1, sequences\.columns\.heavy: there is no .*columns are: id, seq_h"),
+        (b"id,seq_x\nx,A\n", {}, r"a\.txt line 1, sequences\.columns\.heavy: there is no .*columns are: id, seq_x"),
         (TABLE, {"chains": "HL"}, r"sequences\.columns\.light: there is no column"),
-        (TABLE, {"columns": {"heavy": "VH"}}, r"sequences\.columns\.heavy: there is no column 'VH'"),
+        (TABLE, {"columns": {"heavy": "VHH"}}, r"sequences\.columns\.heavy: there is no column 'VHH'"),
+        (b">x\nEVQ\n", {"columns": {"heavy": "VH"}}, r"a\.txt: FASTA has no columns"),
         (TABLE, {"metadata": ["age"]}, r"sequences\.metadata: there is no column 'age'"),
         (b'"{""Run"": 1}"\n', {}, r"a\.txt: has no header line"),
-        (b'"{""Run"": 1}"\nid,vh\nx,A\n', {}, r"a\.txt line 2, header: there is no column 'sequence_alignment_aa'"),
+        (b'"{""Run"": 1}"\nid,x\nx,A\n', {}, r"a\.txt line 2, .*sequence_alignment_aa.*columns are: id, x, Run"),
+        (b'{"id": 1, "sequence_aa": "EVQ"}\n', {}, r"a\.txt: is JSON lines"),
+        (b'{"id": 1}\n{"id": 2}\n', {}, r"a\.txt: is JSON lines"),
+        (b'[{"id": 1, "vh": "EVQ"}]\n', {}, r"a\.txt: is a JSON array"),
         (b'"{""Run"": 1\nx,y\n', {}, r"a\.txt line 1: is not an OAS unit's metadata"),
-        (b"sequence_id\tv_call\nx\ty\n", {}, r"header: there is no column 'sequence_alignment_aa' or 'sequence_aa'"),
-        (b"sequence_id\tv_call\tsequence_aa\n", {"chains": "HL"}, "'cell_id', which joins the chains of a pair"),
+        (b"sequence_id\tv_call\nx\ty\n", {}, "looked for.* sequence_aa.*columns are: sequence_id, v_call"),
+        (b"pdb\tHchain\tLchain\tmodel\n1abc\tH\tL\t0\n", {}, "SAbDab's summary, which names the chains of structures"),
+        (b"barcode,contig_id,chain,cdr3\nA,A_1,IGH,CAR\n", {}, r"give airr_rearrangement\.tsv, which lies beside it"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", {}, "is an Excel workbook; save its sheet as CSV"),
         (f"{HEAVY}\n>x\n{HEAVY}\n".encode(), {"format": "fasta"}, r"a\.txt line 1: FASTA starts with '>'"),
         ("id,vh\n".encode("utf-16"), {}, r"a\.txt line 1: is UTF-16; save it as UTF-8"),
         (b"PK\x03\x04rest", {}, "is compressed with zip; decompress it"),
@@ -360,7 +379,7 @@ def all_fit_or_refused(path: Path, chains: str, kind: str) -> None:
         for side, letter in (("heavy", "H"), ("light", "L")):
             chain = getattr(record, side)
             assert letter in chains or chain is None
-            assert record.reason or letter not in chains or (chain and set(chain) <= readers.RESIDUES)
+            assert record.reason or letter not in chains or (chain and set(chain) <= set(RESIDUES))
 
 
 @quiet
@@ -401,12 +420,13 @@ def test_fuzz_rows_in_are_records_out(tmp_path, rows, delimiter, chains):
     writer.writerows([("id", "vh", "vl"), *rows])
     path = tmp_path / "fuzz.csv"
     path.write_bytes(text.getvalue().encode())
-    records = read(path, chains=chains, format="csv" if delimiter == "," else "tsv")
+    how = Settings(chains=chains, format="csv" if delimiter == "," else "tsv")
+    records = list(readers.read(path, how))
     assert len(records) == len(rows)
     for record, (name, *pair) in zip(records, rows, strict=True):
         assert record.id == name
         wanted = [c for c, letter in zip(pair, "HL", strict=True) if letter in chains]
-        usable = all(readers.clean(c)[0] and c.strip().lower() not in readers._MISSING for c in wanted)
+        usable = all(cleaning.clean(c)[0] and c.strip().lower() not in cleaning.MISSING for c in wanted)
         assert usable == (not record.reason)
 
 

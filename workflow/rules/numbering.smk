@@ -21,6 +21,7 @@ rule number:
         runtime=minutes(60),
     params:
         numbering=config["numbering"],
+        complete=config["sequences"]["complete"],
         code=code("number.py"),
     script:
         "../scripts/number.py"
@@ -33,6 +34,7 @@ rule merge_numbering:
     output:
         chains=f"{OUT}/numbering/chains.parquet",
         residues=f"{OUT}/numbering/residues.parquet",
+        summary=f"{OUT}/numbering/summary.json",
     log:
         f"{OUT}/logs/merge_numbering.log",
     benchmark:

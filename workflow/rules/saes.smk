@@ -65,8 +65,12 @@ rule evaluate_sae:
 
 rule compare_seeds:
     input:
-        expand(
+        weights=expand(
             f"{OUT}/saes/layer{{{{layer}}}}/{{{{sae}}}}-seed{{seed}}/sae.safetensors",
+            seed=SEEDS,
+        ),
+        metrics=expand(
+            f"{OUT}/saes/layer{{{{layer}}}}/{{{{sae}}}}-seed{{seed}}/metrics.json",
             seed=SEEDS,
         ),
     output:

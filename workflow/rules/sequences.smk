@@ -1,5 +1,7 @@
 # Stage 1: antibodies from the model, in chunks with a seed each, or from files.
 
+import re
+
 from antibody_sae.sequences import readers
 
 GENERATE = config["sequences"]["source"] == "generate"
@@ -7,7 +9,26 @@ try:
     FILES = [] if GENERATE else readers.find(config["sequences"]["paths"])
 except InputError as error:
     raise WorkflowError(str(error))
-SEQUENCE_CHUNKS = range(config["sequences"]["chunks"] if GENERATE else min(config["sequences"]["chunks"], len(FILES)))
+if GENERATE:
+    SEQUENCE_CHUNKS = range(config["sequences"]["chunks"])
+else:  # files whose chains are joined are read together
+    SEQUENCE_CHUNKS = range(1 if config["sequences"]["join"] else min(config["sequences"]["chunks"], len(FILES)))
+
+
+def chunk_files(wildcards):
+    return FILES[int(wildcards.chunk) :: len(SEQUENCE_CHUNKS)]
+
+
+def tracked_files(wildcards):
+    """The chunk's files but for names like a{x}.csv, in which Snakemake would see a wildcard."""
+    return [path for path in chunk_files(wildcards) if not re.search(r"{.*}", path)]
+
+
+def untracked_files(wildcards):
+    """Size and time of the others, so that a change of theirs is seen all the same."""
+    others = set(chunk_files(wildcards)) - set(tracked_files(wildcards))
+    return sorted(f"{path} {os.stat(path).st_size} {os.stat(path).st_mtime_ns}" for path in others)
+
 
 
 if GENERATE:
@@ -29,7 +50,7 @@ if GENERATE:
             gpu=0,
         params:
             model=config["model"],
-            sequences=pick("sequences", "n", "chunks", "chains", "species", "temperature", "top_p", "prompt", "seed"),
+            sequences=pick("sequences", "n", "chunks", "chains", "species", "temperature", "top_p", "prompt", "complete", "seed"),
             species=config["numbering"]["species"],
             checkpoints=f"{OUT}/checkpoints/sequences",
             code=code("generate.py"),
@@ -40,7 +61,7 @@ else:
 
     rule read_sequences:
         input:
-            lambda wildcards: FILES[int(wildcards.chunk) :: len(SEQUENCE_CHUNKS)],
+            tracked_files,
         output:
             accepted=f"{OUT}/sequences/chunks/accepted-{{chunk}}.parquet",
             rejected=f"{OUT}/sequences/chunks/rejected-{{chunk}}.parquet",
@@ -55,6 +76,8 @@ else:
             mem_mb=memory(1500, 0),
             runtime=minutes(120),
         params:
+            paths=chunk_files,
+            untracked=untracked_files,
             sequences=pick(
                 "sequences",
                 "chains",
@@ -63,6 +86,8 @@ else:
                 "columns",
                 "metadata",
                 "pair_pattern",
+                "join",
+                "translate",
                 "min_length",
                 "max_length",
             ),

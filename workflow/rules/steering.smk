@@ -4,6 +4,7 @@
 STEER = f"{OUT}/steering/layer{{layer}}"
 STEERING = config["steering"]
 WRITING = pick("sequences", "chains", "species", "temperature", "top_p", "prompt")
+WRITING["complete"] = not GENERATE or config["sequences"]["complete"]
 LABELS = pick("concepts", "bins", "metadata", "position_pairs")
 STEERED = [
     {"sae": sae, "architecture": SAES[sae]["architecture"], "seed": seed, "layer": layer}
@@ -58,6 +59,74 @@ rule steer_controls:
         code=code("steer_controls.py"),
     script:
         "../scripts/steer_controls.py"
+
+
+rule steer_levers:
+    input:
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        labels=f"{OUT}/concepts/labels.json",
+        values=f"{OUT}/concepts/labels.safetensors",
+    output:
+        directions=f"{STEER}/levers/directions.safetensors",
+        training=f"{STEER}/levers/training.parquet",
+        reliability=f"{STEER}/levers/reliability.parquet",
+        control_map=f"{STEER}/levers/control_map.parquet",
+    log:
+        f"{OUT}/logs/steer_levers-layer{{layer}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_levers-layer{{layer}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 0),
+        runtime=minutes(120),
+        gpu=0,
+    params:
+        model=config["model"],
+        steering=steering_keys(
+            "targets",
+            "where",
+            "gradient_antibodies",
+            "levers",
+            "lever_length",
+            "lever_rounds",
+            "perplexity_bound",
+            "n",
+            "seed",
+        ),
+        writing=WRITING,
+        numbering={key: config["numbering"][key] for key in ("species", "scheme")},
+        concepts=LABELS,
+        code=code("steer_levers.py"),
+    script:
+        "../scripts/steer_levers.py"
+
+
+rule steer_sparse:
+    input:
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        sae=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/config.json",
+        weights=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/sae.safetensors",
+        directions=f"{STEER}/levers/directions.safetensors",
+    output:
+        vectors=f"{STEER}/{{sae}}-seed{{seed}}/levers.safetensors",
+        table=f"{STEER}/{{sae}}-seed{{seed}}/levers.parquet",
+    log:
+        f"{OUT}/logs/steer_sparse-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_sparse-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2000, 5),
+        runtime=minutes(30),
+    params:
+        steering=steering_keys("targets", "lever_sizes"),
+        code=code("steer_sparse.py"),
+    script:
+        "../scripts/steer_sparse.py"
 
 
 rule steer_plan:
@@ -225,3 +294,9 @@ rule steer_tables:
         code=code("steer_tables.py"),
     script:
         "../scripts/steer_tables.py"
+
+
+rule levers:
+    input:
+        every_steered("levers.safetensors") if "sparse" in STEERING["levers"] else [],
+        expand(f"{STEER}/levers/directions.safetensors", layer=LAYERS),

@@ -9,7 +9,8 @@ from antibody_sae.jobs import job
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
-    settings = snakemake.params.concepts
+    settings, said = labelling.settle_metadata(snakemake.params.run, snakemake.params.concepts)
+    print(*(f"metadata column {line}" for line in said), sep="\n", file=sys.stderr)
     labels, groups = labelling.label(labelling.read_blocks(snakemake.params.run, settings), settings)
     support = labelling.save(labels, groups, settings, Path(snakemake.output.labels).parent)
     untestable = support[support["status"] != "ok"]

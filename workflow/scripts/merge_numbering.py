@@ -1,19 +1,20 @@
-"""Join the numbered chunks; say how many chains could be numbered, and why others could not."""
+"""Join the numbered chunks; say how many chains could be numbered, why others could not, and how plausible it is."""
 
 import sys
 
 from antibody_sae.jobs import job
+from antibody_sae.numbering import checks
 from antibody_sae.numbering import tables as numbering
 
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
-    counts = numbering.merge_chunks(
+    summary = numbering.merge_chunks(
         snakemake.input.chains,
         snakemake.input.residues,
         snakemake.params.scheme,
         snakemake.output.chains,
         snakemake.output.residues,
+        snakemake.output.summary,
     )
-    for status, n in counts.items():
-        print(f"{n:>9} chains {status}", file=sys.stderr)
+    print("\n".join(checks.describe(summary)), file=sys.stderr)

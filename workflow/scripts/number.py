@@ -15,4 +15,5 @@ with job(snakemake):
         settings["scheme"],
         snakemake.output.chains,
         snakemake.output.residues,
+        snakemake.params.complete,
     )

@@ -7,7 +7,7 @@ snakemake = globals()["snakemake"]
 
 with job(snakemake):
     chunks.read_chunk(
-        list(snakemake.input),
+        snakemake.params.paths,
         snakemake.params.sequences,
         snakemake.params.species,
         snakemake.output.accepted,

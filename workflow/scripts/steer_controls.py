@@ -16,7 +16,8 @@ with job(snakemake):
     params, layer = snakemake.params, int(snakemake.wildcards.layer)
     settings = params.steering
     model = models.load(params.model)
-    store = Store(Path(snakemake.input.manifest).parent, {**model.provenance, "layer": layer})
+    expected = {**model.provenance, "layer": layer, "model_dtype": model.dtype_name}
+    store = Store(Path(snakemake.input.manifest).parent, expected)
     labels = labelling.load(Path(snakemake.input.labels).parent)
     panel = targets.panel(labels, settings["targets"])
     counts = targets.typical_counts(labels, panel, params.chains[0])

@@ -78,7 +78,8 @@ def harvest(
     with ExitStack() as stack:
         writers = {
             layer: _ShardWriter(stack, path, n, model.d_model, code, {**model.provenance, "layer": layer,
-                                "hook": model.hook_name(layer), "dtype": dtype, "share": share})
+                                "hook": model.hook_name(layer), "model_dtype": model.dtype_name, "dtype": dtype,
+                                "share": share})
             for layer, path in zip(layers, paths, strict=True)
         }  # fmt: skip
         starts = range(0, len(antibodies), _WINDOW)
@@ -192,7 +193,7 @@ class Store:
 
     def provenance(self) -> dict[str, Any]:
         """What an SAE trained on this store must say about itself."""
-        return {key: self.manifest[key] for key in (*PROVENANCE, "layer", "hook")}
+        return {key: self.manifest[key] for key in (*PROVENANCE, "layer", "hook", "model_dtype")}
 
     def read(self, shard: int, start: int = 0, stop: int | None = None) -> tuple[Tensor, np.ndarray]:
         """Rows start..stop of a shard: acts [m, d_model] (stored dtype), residue_id [m] int64."""

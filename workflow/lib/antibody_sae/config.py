@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import yaml
 
+from antibody_sae import species
 from antibody_sae.io import InputError
 from antibody_sae.models import presets
 
@@ -82,6 +83,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     if errors:
         raise InputError("config: " + "\n        ".join(_message(e) for e in errors))
     _fill(full, _schema())
+    full["sequences"].setdefault("complete", full["sequences"]["source"] == "generate")
     mistakes = list(_mistakes(full))
     if mistakes:
         raise InputError("config: " + "\n        ".join(mistakes))
@@ -105,11 +107,9 @@ def _mistakes(config: Mapping[str, Any]) -> Iterator[str]:
         if layers is not None and layer > layers:
             yield f"activations.layers: {layer}, but model {spec.name} has layers 1 to {layers}"
     sequences = config["sequences"]
-    if sequences["source"] == "generate":
-        if sequences["chains"] not in spec.templates:
-            yield f"sequences.chains: model {spec.name} writes {' or '.join(spec.templates)}, not {sequences['chains']}"
-        if spec.species and sequences["species"] not in spec.species:
-            yield f"sequences.species: {sequences['species']!r} is none of {', '.join(spec.species)}"
+    if sequences["source"] == "generate" and sequences["chains"] not in spec.templates:
+        yield f"sequences.chains: model {spec.name} writes {' or '.join(spec.templates)}, not {sequences['chains']}"
+    yield from species.mistakes(sequences, config["numbering"]["species"], spec.name, spec.species)
     if config["splits"]["validation"] + config["splits"]["test"] >= 1:
         yield "splits: validation and test leave nothing to train on; make them smaller"
     for name, sae in saes(config).items():

@@ -12,6 +12,7 @@ Strength 0 adds nothing; a clamp at 0 removes the latent. Negative strengths sup
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from antibody_sae.antibody import REGIONS
 from antibody_sae.io import InputError
-from antibody_sae.sae.model import SAE
+from antibody_sae.sae.model import SAE, preactivations
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
@@ -137,36 +138,40 @@ class Intervention:
         return 0.0 if self.vector is None else float(self.vector.norm())
 
 
-def _check(sae: SAE, strengths: Mapping[int, float]) -> None:
-    for latent in strengths:
-        if not 0 <= latent < sae.latents:
-            raise InputError(f"latent {latent}: this SAE has latents 0 to {sae.latents - 1}")
+def _latents(sae: SAE, strengths: Mapping[int | str, float]) -> dict[int, float]:
+    """{latent: strength} with numbers for names (configurations and JSON have "29"), and each of them usable."""
+    latents: dict[int, float] = {}
+    for name, strength in strengths.items():
+        if not re.fullmatch(r"\d+", str(name)) or not int(name) < sae.latents:
+            raise InputError(f"latent {name}: this SAE has latents 0 to {sae.latents - 1}")
+        latent = int(name)
         if sae.max_activation[latent] <= 0:
             raise InputError(f"latent {latent}: never active on the training data, so it has no scale; choose another")
+        latents[latent] = latents.get(latent, 0.0) + float(strength)
+    return latents
 
 
-def push(sae: SAE, strengths: Mapping[int, float], where: Where = Where()) -> Intervention:
+def push(sae: SAE, strengths: Mapping[int | str, float], where: Where = Where()) -> Intervention:
     """Add latents: {latent: multiple of its largest activation}. Raises InputError for latents that cannot be used."""
-    _check(sae, strengths)
+    latents = _latents(sae, strengths)
     vector = torch.zeros(sae.d_model)
-    for latent, strength in strengths.items():
+    for latent, strength in latents.items():
         if strength:
             vector += (strength * sae.max_activation[latent] * sae.scale * sae.directions[latent]).cpu()
-    return Intervention(vector=vector if strengths else None, where=where)
+    return Intervention(vector=vector if latents else None, where=where)
 
 
-def clamp(sae: SAE, strengths: Mapping[int, float], where: Where = Where()) -> Intervention:
+def clamp(sae: SAE, strengths: Mapping[int | str, float], where: Where = Where()) -> Intervention:
     """Clamp latents: {latent: multiple of its largest activation}. Raises InputError as `push` does."""
-    _check(sae, strengths)
-    values = {latent: float(s * sae.max_activation[latent]) for latent, s in strengths.items()}
+    values = {latent: float(s * sae.max_activation[latent]) for latent, s in _latents(sae, strengths).items()}
     return Intervention(clamp=Clamp(sae, values) if values else None, where=where)
 
 
 class Edit:
     """Interventions as the `edit` of AntibodyModel's methods.
 
-    One intervention for all rows, or one a row of the batch (the batch of `generate` must then be no larger than the
-    list). Rows with nothing to do keep their bits. Raises InputError where the residual stream is not finite.
+    One intervention for all rows, or one a row of the call (the call must then be for no more rows than the list).
+    Rows with nothing to do keep their bits. Raises InputError where the residual stream is not finite.
     """
 
     def __init__(
@@ -174,71 +179,78 @@ class Edit:
     ) -> None:
         self._before = len(model.prefix(chains, species))
         self._ids = model.residue_tokens
-        self._n = len(interventions)
-        self._model = model
+        distinct = list({id(each): each for each in interventions}.values())
+        number = {id(each): i for i, each in enumerate(distinct)}
+        self._kind = torch.tensor([number[id(each)] for each in interventions], device=model.device)
         active = [
-            (row, each)
-            for row, each in enumerate(interventions)
+            (i, each)
+            for i, each in enumerate(distinct)
             if each.clamp is not None or (each.vector is not None and bool(each.vector.any()))
         ]
+
+        def chosen(kinds: Sequence[int]) -> Tensor:
+            """[distinct interventions] bool"""
+            mine = torch.zeros(len(distinct), dtype=torch.bool)
+            mine[list(kinds)] = True
+            return mine.to(model.device)
+
         self._masks: list[tuple[Where, Tensor]] = []
         wheres: list[Where] = []
         for _, each in active:
             if each.where not in wheres:
                 wheres.append(each.where)
         for where in wheres:
-            self._masks.append((where, self._rows([row for row, each in active if each.where == where])))
-        added = [(row, each.vector) for row, each in active if each.vector is not None]
+            self._masks.append((where, chosen([i for i, each in active if each.where == where])))
         self._vectors: Tensor | None = None
+        added = [(i, each.vector) for i, each in active if each.vector is not None]
         if added:
-            self._vectors = torch.zeros(self._n, model.d_model, device=model.device)
-            for row, vector in added:
-                self._vectors[row] = vector
+            self._vectors = torch.zeros(len(distinct), model.d_model, device=model.device)
+            for i, vector in added:
+                self._vectors[i] = vector
         self._clamps: list[tuple[SAE, Tensor, Tensor, Tensor]] = []
         for sae in {id(each.clamp.sae): each.clamp.sae for _, each in active if each.clamp}.values():
-            mine = [(row, each.clamp) for row, each in active if each.clamp and each.clamp.sae is sae]
-            width = max(len(c.values) for _, c in mine)
-            latents = torch.zeros(self._n, width, dtype=torch.long)
-            targets = torch.full((self._n, width), torch.nan)  # nan: no latent to hold
-            for row, c in mine:
-                latents[row, : len(c.values)] = torch.tensor(list(c.values))
-                targets[row, : len(c.values)] = torch.tensor(list(c.values.values()))
-            clamped = self._rows([row for row, _ in mine])
-            self._clamps.append((sae.to(model.device), latents.to(model.device), targets.to(model.device), clamped))
+            held = [(i, each.clamp) for i, each in active if each.clamp and each.clamp.sae is sae]
+            width = max(len(c.values) for _, c in held)
+            latents = torch.zeros(len(distinct), width, dtype=torch.long)
+            targets = torch.full((len(distinct), width), torch.nan)  # nan: no latent to hold
+            for i, c in held:
+                latents[i, : len(c.values)] = torch.tensor(list(c.values))
+                targets[i, : len(c.values)] = torch.tensor(list(c.values.values()))
+            mine = chosen([i for i, _ in held])
+            self._clamps.append((sae.to(model.device), latents.to(model.device), targets.to(model.device), mine))
 
-    def _rows(self, rows: Sequence[int]) -> Tensor:
-        """[n] bool"""
-        chosen = torch.zeros(self._n, dtype=torch.bool)
-        chosen[list(rows)] = True
-        return chosen.to(self._model.device)
+    def kinds(self, rows: Tensor) -> Tensor:
+        """[batch] which of the distinct interventions each row is under; see models.Edit."""
+        if len(self._kind) == 1:
+            return torch.zeros_like(rows)
+        if int(rows.max()) >= len(self._kind):
+            raise InputError(f"{len(self._kind)} interventions for {int(rows.max()) + 1} rows; give one, or one a row")
+        return self._kind[rows]
 
-    def __call__(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """hidden [batch, t, d_model], tokens [batch, T] -> hidden; see models.Edit."""
+    def __call__(self, hidden: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
+        """hidden [batch, t, d_model], tokens [batch, T], rows [batch] -> hidden; see models.Edit."""
+        kinds = self.kinds(rows)
         if not self._masks:
             return hidden
         batch, t = hidden.shape[:2]
-        if self._n not in (1, batch) and batch > self._n:
-            raise InputError(f"{self._n} interventions for a batch of {batch} rows; give one, or one a row")
-        rows = slice(0, batch) if self._n > 1 else torch.zeros(batch, dtype=torch.long, device=hidden.device)
         change: Tensor | None = None
         at: Tensor | None = None
         if not all(where.everywhere for where, _ in self._masks):
             at = torch.zeros(batch, t, dtype=torch.bool, device=hidden.device)
-            for where, chosen in self._masks:
-                at |= where.mask(tokens, self._before, self._ids)[:, -t:] & chosen[rows][:, None]
+            for where, mine in self._masks:
+                at |= where.mask(tokens, self._before, self._ids)[:, -t:] & mine[kinds][:, None]
             if not at.any():
                 return hidden
         if self._vectors is not None:
-            change = self._vectors[rows][:, None, :].expand(batch, t, -1)
+            change = self._vectors[kinds][:, None, :]
             if at is not None:
                 change = change * at[..., None]
         for sae, latents, targets, mine in self._clamps:
-            chosen = mine[rows][:, None].expand(batch, t)
-            chosen = chosen if at is None else chosen & at
-            held = (each[rows][:, None, :].expand(batch, t, -1)[chosen] for each in (latents, targets))
-            delta = _clamp_delta(sae, hidden[chosen], *held)
+            held = mine[kinds][:, None].expand(batch, t)
+            row, place = (held if at is None else held & at).nonzero(as_tuple=True)
+            delta = _clamp_delta(sae, hidden[row, place], latents[kinds[row]], targets[kinds[row]])
             scattered = torch.zeros(batch, t, hidden.shape[-1], device=hidden.device)
-            scattered[chosen] = delta
+            scattered[row, place] = delta
             change = scattered if change is None else change + scattered
         if change is None:
             return hidden
@@ -247,9 +259,17 @@ class Edit:
 
 def _clamp_delta(sae: SAE, x: Tensor, latents: Tensor, targets: Tensor) -> Tensor:
     """decode(clamped code) - decode(code) of activations x [n, d_model]; each row's latents and targets [n, m], nan
-    for "leave"."""
-    codes = sae.encode(x)
-    mine = codes.indices.long()[:, :, None] == latents[:, None, :]  # [n, k, m]; what is not active has value 0
-    now = (mine * codes.values[:, :, None]).sum(1)
+    for "leave".
+
+    A code is zero but for the k largest positive preactivations. So most rows need only their own latents'; where one
+    of these is positive, the whole preactivation says whether k others exceed it.
+    """
+    y = sae.center(x)
+    now = ((y[:, None, :] * sae.encoder_weight[latents]).sum(-1) + sae.encoder_bias[latents]).clamp(min=0)
+    unsure = (now > 0).any(1).nonzero()[:, 0]
+    if len(unsure):
+        every = preactivations(y[unsure], sae.encoder_weight, sae.encoder_bias)
+        above = (every[:, None, :] > every.gather(1, latents[unsure])[:, :, None]).sum(-1)
+        now[unsure] *= above < sae.k
     difference = torch.nan_to_num(targets - now, nan=0.0)
     return sae.scale * (difference[:, :, None] * sae.directions[latents]).sum(1)

@@ -32,6 +32,23 @@ class InputError(Exception):
     """Something the user can mend; the message names the file, the place in it and the remedy."""
 
 
+def unreadable(path: str | Path, kind: str, error: Exception) -> InputError:
+    """The error for a file that cannot be read: deleting it helps where it is damaged, and only there."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: is not there; run the workflow up to it, which makes it, or check the path")
+    if isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR}:
+        return InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions")
+    return InputError(f"{path}: not readable as {kind} ({error}); delete it and run again to rebuild it")
+
+
+def lacking(path: str | Path, lost: Iterable[str], names: Iterable[str]) -> InputError:
+    """The error for a sound table without the columns that are wanted of it."""
+    return InputError(
+        f"{path}: has no column {', '.join(sorted(lost))}; it has {', '.join(names) or 'none'}. The file is sound, and "
+        "was written by another version or for another purpose: name another one, or let the workflow make it anew"
+    )
+
+
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync and rename it there, on failure remove it.
@@ -95,7 +112,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not readable as JSON ({error}); delete it and run again to rebuild it") from error
+        raise unreadable(path, "JSON", error) from error
 
 
 _SEAL = b"seal"
@@ -143,12 +160,14 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pd.DataF
 
     try:
         _check_seal(path)
-        table = pq.read_table(path, columns=columns, page_checksum_verification=True)
-        if lost := set(columns or ()) - set(table.column_names):  # pyarrow leaves them out without a word
-            raise ValueError(f"no column {', '.join(sorted(lost))}")
-        return table.to_pandas()
+        names = pq.read_schema(path).names
+        if lost := set(columns or ()) - set(names):
+            raise lacking(path, lost, names)
+        return pq.read_table(path, columns=columns, page_checksum_verification=True).to_pandas()
+    except MemoryError:  # pyarrow's is one of its own errors too: the file is not at fault
+        raise
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not readable as Parquet ({error}); delete it and run again to rebuild it") from error
+        raise unreadable(path, "Parquet", error) from error
 
 
 @contextmanager
@@ -172,6 +191,8 @@ def parquet_batches(
     try:
         _check_seal(path)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            if lost := set(columns or ()) - set(file.schema_arrow.names):  # pyarrow leaves them out without a word
+                raise lacking(path, lost, file.schema_arrow.names)
             stop = file.metadata.num_rows if stop is None else stop
             first = 0  # row number of the row group's first row
             for group in range(file.num_row_groups):
@@ -188,37 +209,40 @@ def parquet_batches(
                     if offset != size:  # the header of a page has no checksum
                         raise ValueError(f"{offset} of {size} rows")
                 first += size
+    except MemoryError:
+        raise
     except (OSError, pa.ArrowException, ValueError) as error:
-        raise InputError(f"{path}: not readable as Parquet ({error}); delete it and run again to rebuild it") from error
+        raise unreadable(path, "Parquet", error) from error
 
 
 def write_safetensors(
     tensors: dict[str, torch.Tensor], path: str | Path, metadata: dict[str, str] | None = None
 ) -> str:
     """Write tensors and return the file's SHA-256, for the manifest that will vouch for it."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic(path) as part:
         try:
             save_file(tensors, part, metadata=metadata)
-        except Exception as error:  # safetensors raises its own SafetensorError, also when the disk is full
-            raise InputError(f"{path}: could not be written ({error}); free some space there") from error
+        except (OSError, SafetensorError) as error:  # a full disk is a SafetensorError
+            raise InputError(f"{path}: could not be written ({error}); is there space? may you write there?") from error
         return sha256_file(part)
 
 
 def read_safetensors(path: str | Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
     """Read tensors; where `sha256` is given, the file must have it. Raises InputError that names the file."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    remedy = "delete it and run again to rebuild it"
     try:
         if sha256 is not None and sha256_file(path) != sha256:
-            raise InputError(f"{path}: its contents are not what its manifest vouches for; {remedy}")
+            raise InputError(
+                f"{path}: its contents are not what its manifest vouches for; delete it and run again to rebuild it"
+            )
         return load_file(path)
-    except InputError:
-        raise
-    except Exception as error:  # safetensors raises its own SafetensorError for a broken header
-        raise InputError(f"{path}: not readable as safetensors ({error}); {remedy}") from error
+    except (OSError, SafetensorError) as error:  # SafetensorError: a broken header
+        raise unreadable(path, "safetensors", error) from error
 
 
 def inside(folder: str | Path, name: str) -> Path:

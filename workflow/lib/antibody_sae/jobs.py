@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from antibody_sae.io import InputError
@@ -44,6 +45,25 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def share_compiled() -> None:
+    """Let jobs that run side by side share numba's cache.
+
+    numba writes its files whole, but reads, extends and writes the index of a function without a lock: two jobs that
+    compile it for different types at the same moment may store one's code under the other's name. Here one waits for
+    the other. Where the file system knows no locks the code is not stored, and compiled again by the next job.
+    """
+    from numba.core.caching import IndexDataCacheFile
+
+    save = IndexDataCacheFile.save
+
+    def locked(cache: Any, key: Any, data: Any) -> None:
+        with suppress(OSError), open(f"{cache._index_path}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            save(cache, key, data)
+
+    IndexDataCacheFile.save = locked  # type: ignore[method-assign]
+
+
 @contextmanager
 def job(snakemake: Any) -> Iterator[None]:
     """Run a script's body: stderr also into the rule's log, torch and numba on the rule's threads.
@@ -58,6 +78,7 @@ def job(snakemake: Any) -> Iterator[None]:
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)
             if "numba" in sys.modules:
+                share_compiled()
                 sys.modules["numba"].set_num_threads(
                     min(snakemake.threads, sys.modules["numba"].config.NUMBA_NUM_THREADS)
                 )

@@ -5,14 +5,20 @@ The rates are measured here and now on one thread; what is computed from them is
 
 from __future__ import annotations
 
+import difflib
 import gzip
 import math
+import os
+import platform
 import shutil
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from antibody_sae.config import saes
 from antibody_sae.io import InputError, read_json, write_json
@@ -21,8 +27,8 @@ from antibody_sae.sequences import readers
 RESIDUES = {"H": 121, "L": 108, "HL": 229}
 """Mean residues of a human antibody by its chains; only an estimate is made of it."""
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_PROBE = 48
-"""Sequences of a probe: enough for a stable rate in about two seconds a stage."""
+_BOUND = 1.2
+"""Seconds of processor time a probe may take, so that a slow machine gives an estimate and not a wait."""
 _HEAVY = (
     "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKG"
     "RFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS"
@@ -43,46 +49,101 @@ class Rates:
     """Chains."""
     trained: float
     """Tokens of one SAE's training."""
+    start: float = 0.0
+    """Seconds, not a rate: until a job has imported torch and loaded the model."""
 
 
 def measure(config: Mapping[str, Any]) -> Rates:
-    """Probe the four rates that decide a run's time (a few seconds)."""
-    import numpy as np  # torch and transformers too take seconds to import, and once measured nothing needs them
-    import torch
+    """Probe the rates that decide a run's time, in the run's own number format, and say on stderr what they are.
 
+    Each probe does growing pieces of work for at most _BOUND seconds; what is compiled comes before its clock starts.
+    """
+    import torch  # torch and transformers take seconds to import, and once measured nothing needs them
+
+    from antibody_sae import hardware
     from antibody_sae.models import model as models
     from antibody_sae.numbering import anarci
     from antibody_sae.sae.settings import settings_from
     from antibody_sae.sae.trainer import Trainer
 
     torch.set_num_threads(1)
+    _say("loading the model")
     model = models.load(config["model"])
-    wanted = config["sequences"]["chains"]
+    start = time.process_time()
+    _say(f"{model.spec.name} in {model.dtype_name} on {hardware.instruction_set(model.device)}, {start:.1f} s to load")
+    if model.dtype == torch.bfloat16 and not hardware.bfloat16_in_hardware(model.device):
+        _say(
+            f"Warning: this {model.device.type} has no bfloat16 in hardware: here its products are "
+            f"{hardware.bfloat16_slowdown():.0f} times slower than in float32; set model.dtype: auto"
+        )
+    sequences = config["sequences"]
+    wanted = sequences["chains"]
     chains = wanted if wanted in model.spec.templates else wanted[0]  # IgLM reads a pair one chain at a time
-    start = time.perf_counter()
-    model.generate(_PROBE, chains=chains, batch_size=_PROBE, max_residues=RESIDUES[chains])
-    generated = _PROBE / (time.perf_counter() - start)
-    probe = [(_HEAVY if "H" in wanted else None, _LIGHT if "L" in wanted else None)] * _PROBE
-    # each distinct chain is numbered once, so these differ in their tails
-    distinct = [(heavy or light or "") + "S" * i for i, (heavy, light) in enumerate(probe)]
-    anarci.number(distinct[:1], config["numbering"]["species"])  # the first call loads the profiles
-    start = time.perf_counter()
-    anarci.number(distinct, config["numbering"]["species"])
-    numbered = _PROBE / (time.perf_counter() - start)
-    passages = [p for heavy, light in probe for p in model.encode(heavy, light)]
-    start = time.perf_counter()
-    states = [s for _, s in model.hidden(passages, config["activations"]["layers"])]
-    harvested = _PROBE * RESIDUES[wanted] / (time.perf_counter() - start)
-    rows = torch.cat([next(iter(s.values())) for s in states]).float()
+
+    def generate(size: tuple[int, int]) -> int:
+        rows, residues = size
+        how = {key: sequences[key] for key in ("species", "prompt", "complete")} if size[1] > 4 else {}
+        written = model.generate(rows, chains=chains, max_residues=residues, batch_size=rows, **how)
+        return sum(len(one.text) for one in written)
+
+    heavy, light = (_HEAVY if "H" in wanted else None, _LIGHT if "L" in wanted else None)
+
+    def number(n: int) -> int:
+        # each distinct chain is numbered once, so these differ in their tails
+        anarci.number([(heavy or light or "") + "S" * (n + i) for i in range(n)], config["numbering"]["species"])
+        return n
+
+    states: list[torch.Tensor] = []
+
+    def harvest(size: tuple[int, int]) -> int:
+        n, residues = size
+        ends = [None if chain is None else chain[:residues] for chain in (heavy, light)]
+        passages = [p for _ in range(n) for p in model.encode(*ends)]
+        states[:] = [next(iter(found.values())) for _, found in model.hidden(passages, config["activations"]["layers"])]
+        return sum(map(len, states))
+
+    model.generate(2, chains=chains, max_residues=1, batch_size=2)  # compiles
+    generated = _rate(generate, [(2, 2), (8, 4), (32, 8), (128, 16), (128, 60), (128, 120)])
+    _say(f"generates {generated / RESIDUES[chains]:.1f} sequences a second and thread")
+    anarci.number([heavy or light or ""], config["numbering"]["species"])  # the first call loads the profiles
+    numbered = _rate(number, [4, 16, 64])
+    _say(f"numbers {numbered:.0f} chains a second and thread")
+    harvested = _rate(harvest, [(1, 8), (1, 120), (4, 120), (16, 120), (64, 120)])
+    _say(f"reads {harvested:,.0f} residues a second and thread")
+    rows = torch.cat(states).float()
     settings = settings_from(next(iter(saes(config).values())))
     trainer = Trainer(settings, rows, float(rows.std()))
-    batch = rows[torch.from_numpy(np.arange(settings.batch_size) % len(rows))]
-    trainer.step(batch)  # compiles the kernels
-    start = time.perf_counter()
-    for _ in range(3):
-        trainer.step(batch)
-    trained = 3 * settings.batch_size / (time.perf_counter() - start)
-    return Rates(generated, harvested, numbered, trained)
+
+    def train(size: int) -> int:
+        trainer.step(rows[torch.arange(size) % len(rows)])
+        return size
+
+    train(16)  # compiles the kernels
+    trained = _rate(train, [min(n, settings.batch_size) for n in (64, 256, 1024, *[settings.batch_size] * 3)])
+    _say(f"trains on {trained:,.0f} tokens a second and thread")
+    return Rates(generated / RESIDUES[chains], harvested, numbered, trained, start)
+
+
+def _say(text: str) -> None:
+    print(f"preflight: {text}", file=sys.stderr, flush=True)
+
+
+def _rate(work: Callable[[Any], int], sizes: Sequence[Any]) -> float:
+    """Units a second of the largest of the growing `sizes` that _BOUND leaves time for; work returns its units.
+
+    By the processor's time, so that what else the machine does now does not count.
+    """
+    began = time.process_time()
+    rate = 0.0
+    for i, size in enumerate(sizes):
+        start = time.process_time()
+        units = work(size)
+        now = time.process_time()
+        rate = units / max(now - start, 1e-9)
+        product = [int(np.prod(each)) for each in sizes[i : i + 2]]
+        if now - began + product[-1] / product[0] * (now - start) > _BOUND:
+            break
+    return rate
 
 
 def count_antibodies(config: Mapping[str, Any]) -> int:
@@ -91,6 +152,23 @@ def count_antibodies(config: Mapping[str, Any]) -> int:
     if sequences["source"] == "generate":
         return int(sequences["n"])
     return sum(_records(Path(p)) for p in readers.find(sequences["paths"]))
+
+
+def check_columns(config: Mapping[str, Any]) -> None:
+    """Raise InputError where the files' headers lack what sequences or concepts.metadata name: nothing else is read."""
+    sequences = config["sequences"]
+    have = {"source", "log_likelihood", "n_duplicates"}
+    if sequences["source"] == "file":
+        how = readers.Settings.of(sequences)
+        have |= {"id"}.union(*(readers.metadata_columns(path, how) for path in readers.find(sequences["paths"])))
+    for column in config["concepts"]["metadata"]:
+        if column not in have:
+            near = difflib.get_close_matches(column, have, n=1)
+            raise InputError(
+                f"config: concepts.metadata.{column}: the input has no such column; "
+                + (f"did you mean {near[0]!r}? " if near else "")
+                + f"it has {', '.join(sorted(have))}"
+            )
 
 
 def _records(path: Path) -> int:
@@ -134,16 +212,21 @@ def estimate(config: Mapping[str, Any], rates: Rates, cores: int, d_model: int) 
     layers = len(activations["layers"])
     trained = saes(config).values()
     jobs = layers * len(config["saes"]["seeds"]) * len(trained)
+    start = rates.start  # of each job: seconds that a small run spends on little else
     work = {  # seconds on one thread, and the threads that can share it
-        "generate": (n / rates.generated, sequences["chunks"]),
-        "number": (n * len(chains) / rates.numbered, config["numbering"]["chunks"]),
-        "harvest": (tokens / rates.harvested, activations["shards"]),
+        "generate": (n / rates.generated + start * sequences["chunks"], sequences["chunks"]),
+        "number": (
+            n * len(chains) / rates.numbered + start * config["numbering"]["chunks"],
+            config["numbering"]["chunks"],
+        ),
+        "harvest": (tokens / rates.harvested + start * activations["shards"], activations["shards"]),
         "train": (
-            sum(s["tokens"] for s in trained) / len(trained) * jobs / rates.trained,
+            jobs * (sum(s["tokens"] for s in trained) / len(trained) / rates.trained + start),
             jobs * config["saes"]["threads"],
         ),
         "steer": (  # each SAE's arms, and each layer's controls, in chunks
-            steered(config) * (1 / rates.generated + 1 / rates.numbered),
+            steered(config) * (1 / rates.generated + 1 / rates.numbered)
+            + start * (jobs + layers) * (config["steering"]["chunks"] + 2),
             config["steering"]["chunks"] * (jobs + layers),
         ),
     }
@@ -173,11 +256,14 @@ def _duration(seconds: float) -> str:
 def check(config: Mapping[str, Any], cores: int, folder: str | Path) -> str:
     """The table for a run that will live in `folder`; rates are kept there and measured once a model and SAE shape.
 
-    Raises InputError where the free disk space is less than the run will write.
+    Raises InputError where a column is named that is not there, or the disk has less room than the run will take.
     """
+    check_columns(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    key = repr([config["model"], config["activations"]["layers"], next(iter(saes(config).values()))])
+    held = [os.environ.get(name) for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")]
+    machine = [platform.node(), *held]
+    key = repr([machine, config["model"], config["activations"]["layers"], next(iter(saes(config).values()))])
     saved = folder / "preflight.json"
     known = read_json(saved) if saved.is_file() else {}
     if known.get("key") != key:

@@ -12,7 +12,15 @@ import pandas as pd
 import torch
 
 from antibody_sae.antibody import RESIDUES, SIDED_REGIONS, SPLITS
-from antibody_sae.concepts.catalogue import PAIRS, Block, groups, imgt_positions, region_names
+from antibody_sae.concepts.catalogue import (
+    PAIRS,
+    Block,
+    groups,
+    imgt_positions,
+    metadata_values,
+    region_names,
+    split_values,
+)
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.concepts.scoring import Csr
 from antibody_sae.io import (
@@ -30,6 +38,47 @@ PAIR_SHARE = (0.05, 0.95)
 """A residue is a concept at a position where its training share is in this range; above, the position says it."""
 MOST_VALUES = 50
 """Values of one metadata column that become concepts, most frequent first."""
+_FEW_NUMBERS = 10
+"""A column of numbers with more different ones than this is binned."""
+
+
+def settle_metadata(run: str | Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """`settings` with bins for the columns of numbers that have none, and without the columns that are no concept.
+
+    A column is none where fewer antibodies than `min_clusters` have a value, where all have the same one, or where
+    nearly every value is another one; the list says which and why. Bins are the quartiles of the training split.
+    Raises InputError for a column that is not there.
+    """
+    chosen: dict[str, Any] = {}
+    said: list[str] = []
+    if settings["metadata"]:
+        splits = read_parquet(Path(run) / "splits" / "antibodies.parquet", ["antibody_id", "split"])
+        table = read_parquet(Path(run) / "sequences" / "antibodies.parquet").merge(splits, on="antibody_id")
+    for column, entry in settings["metadata"].items():
+        entry = dict(entry or {})
+        values = metadata_values(table, column)
+        each = split_values(values, entry.get("split")).explode().dropna()
+        numbers = pd.to_numeric(each, errors="coerce")
+        numeric = len(each) > 0 and bool(numbers.notna().all())
+        n, different = int(values.notna().sum()), each.nunique()
+        if n < settings["min_clusters"]:
+            said.append(f"{column}: no concept, {n} of {len(table)} antibodies have a value")
+            continue
+        if different == 1 and n == len(table):
+            said.append(f"{column}: no concept, all antibodies have the value {each.iloc[0]!r}")
+            continue
+        if numeric and different > _FEW_NUMBERS and not entry.get("bins"):
+            training = numbers[table.loc[numbers.index, "split"] == "train"]
+            edges = np.quantile(training if len(training) else numbers, (0.25, 0.5, 0.75))
+            entry["bins"] = sorted({float(f"{edge:.3g}") for edge in edges})
+            said.append(f"{column}: binned by quartiles of the training split, {entry['bins']}")
+        elif not entry.get("bins") and n >= _FEW_NUMBERS and different > 0.9 * len(each):
+            said.append(f"{column}: no concept, {different} different values in {n} antibodies")
+            continue
+        if entry.get("bins"):
+            entry["whole"] = bool((numbers.dropna() % 1 == 0).all())
+        chosen[column] = entry
+    return {**settings, "metadata": chosen}, said
 
 
 class _Names:

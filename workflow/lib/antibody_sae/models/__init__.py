@@ -1,6 +1,6 @@
 """Antibody language models: checkpoints with a template, read and written.
 
-`load`, `AntibodyModel`, `Encoded` and `Generated` come with the first use of one of them: torch and transformers take
+`load`, `AntibodyModel` and `Encoded` come with the first use of one of them: torch and transformers take
 seconds to import, and Snakemake's parse asks this package for presets alone.
 """
 
@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from antibody_sae.models.model import AntibodyModel, Encoded, Generated, load
+    from antibody_sae.models.model import AntibodyModel, Encoded, load
 
-__all__ = ["AntibodyModel", "Encoded", "Generated", "load"]
+__all__ = ["AntibodyModel", "Encoded", "load"]
 
 
 def __getattr__(name: str) -> Any:

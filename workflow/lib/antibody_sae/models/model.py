@@ -20,21 +20,21 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.cache_utils import Cache, DynamicLayer
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.cache_utils import Cache
 
+from antibody_sae import hardware
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.io import InputError, sha256_file
+from antibody_sae.models import attention, generation
 from antibody_sae.models.presets import ModelSpec, resolve
+from antibody_sae.species import tag
 
 transformers.logging.set_verbosity_error()
-GROWTH = 32
-"""Tokens by which the buffers of keys and values grow on the CPU."""
-Edit = Callable[[Tensor, Tensor], Tensor]
-"""Edit(hidden [batch, t, d_model], tokens [batch, T]) -> hidden: changes the residual stream at the last t of the T
-tokens read so far (t = T in a full pass, t = 1 while generating with the cache)."""
+Edit = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Edit(hidden [batch, t, d_model], tokens [batch, T], rows [batch]) -> hidden: changes the residual stream at the last
+t of the T tokens read so far (t = T in a full pass, t = 1 while generating with the cache). `rows` says which sequences
+of the call these are: the n-th to be written, or the n-th passage. An edit that treats them differently says so by a
+method kinds(rows) -> [batch] numbers, equal for rows that are treated alike."""
 
 
 @dataclass(frozen=True)
@@ -47,92 +47,8 @@ class Encoded:
     """[T] index of the residue within the antibody (heavy, then light); -1 for tags and stop."""
 
 
-@dataclass(frozen=True)
-class Generated:
-    """One sampled sequence."""
-
-    text: str
-    """Residues, without tags; heavy and light run together where the template has no separator."""
-    ended: bool
-    """Whether the model wrote its stop token."""
-
-
 class _Stop(Exception):
     """Ends a forward pass once the last layer asked for has been seen."""
-
-
-class _Buffer(DynamicLayer):
-    """Keys and values of one block, in memory that a model keeps from one batch to the next.
-
-    transformers' own dynamic cache copies everything at every token, which took 3/4 of the time of a generation. On the
-    CPU what is in use grows by GROWTH tokens at a time and is contiguous, because a product of bfloat16 matrices first
-    copies what is not: `_attention` reads all of it, and hides what is not filled yet.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._memory: tuple[Tensor, Tensor] | None = None
-        self._keys: Tensor
-        self._values: Tensor
-
-    def start(self, length: int) -> _Buffer:
-        """Forget what was read; up to `length` tokens will come."""
-        self.length = -(-length // GROWTH) * GROWTH
-        self.filled, self.room, self.is_initialized = 0, 0, False
-        return self
-
-    def _grow(self, keys: Tensor, values: Tensor, room: int) -> None:
-        """Room for so many tokens, keeping what was read."""
-        old = [t[:, :, : self.filled].clone() for t in (self._keys, self._values)] if self.filled else []
-        sizes = [t.shape[0] * t.shape[1] * t.shape[3] for t in (keys, values)]
-        needed = [size * self.length for size in sizes]
-        if self._memory is None or any(m.numel() < n for m, n in zip(self._memory, needed, strict=True)):
-            self._memory = keys.new_empty(needed[0]), values.new_empty(needed[1])
-        key_memory, value_memory = (m[: size * room] for m, size in zip(self._memory, sizes, strict=True))
-        rows, heads = keys.shape[:2]
-        self._keys = key_memory.view(rows, heads, room, keys.shape[3])
-        self._values = value_memory.view(rows, heads, room, values.shape[3])
-        self._values[:, :, self.filled :] = 0  # hidden by a weight of 0, which leaves a nan a nan
-        for now, before in zip((self._keys, self._values), old, strict=False):
-            now[:, :, : self.filled] = before
-        self.room, self.is_initialized = room, True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        end = self.filled + key_states.shape[2]
-        on_cpu = key_states.device.type == "cpu"
-        if end > self.room:
-            self._grow(key_states, value_states, -(-end // GROWTH) * GROWTH if on_cpu else self.length)
-        self._keys[:, :, self.filled : end] = key_states
-        self._values[:, :, self.filled : end] = value_states
-        self.filled = end
-        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
-        if on_cpu:  # a model that changes its keys after this loses the mark, and is served by the views
-            self.keys.whole = self._keys, self._values  # type: ignore[attr-defined]
-        return self.keys, self.values
-
-    def get_seq_length(self) -> int:
-        return self.filled
-
-
-def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """One query token on the CPU: two plain products, 2.7 times as fast as the fused kernel; else transformers' own."""
-    if query.shape[2] > 1 or query.device.type != "cpu":
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-    filled = key.shape[2]
-    key, value = getattr(key, "whole", (key, value))
-    if key.shape[1] != query.shape[1]:  # grouped-query attention
-        repeats = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    scores = ((query * scale) @ key.transpose(-1, -2)).float()
-    scores[..., filled:] = -torch.inf  # room for tokens to come
-    return (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2), None
-
-
-AttentionInterface.register("antibody_sae", _attention)
-AttentionMaskInterface.register("antibody_sae", sdpa_mask)
 
 
 class AntibodyModel:
@@ -153,12 +69,13 @@ class AntibodyModel:
         norms = [m for name, m in base.named_children() if re.search(r"norm|ln_f", name)]
         self._final_norm: nn.Module = norms[-1] if norms else nn.Identity()
         config: Any = hf.config
-        self._buffers = [_Buffer() for _ in self.blocks]
+        self._buffers = [attention.Buffer() for _ in self.blocks]
         self.n_layers = len(self.blocks)
         self.d_model = int(config.hidden_size)
         self.max_tokens = int(getattr(config, "max_position_embeddings", 0) or 10**6)
         parameter = next(hf.parameters())
         self.device, self.dtype = parameter.device, parameter.dtype
+        self.dtype_name = str(self.dtype).removeprefix("torch.")
         missing = [r for r in RESIDUES if r not in vocabulary]
         if missing:
             raise InputError(
@@ -180,9 +97,10 @@ class AntibodyModel:
                 f"not {chains}"
             )
         text = self.spec.templates[chains]
-        if "{species}" in text and species not in self.spec.species:
+        word = tag(species, self.spec.species)
+        if "{species}" in text and word is None:
             raise InputError(f"model {self.spec.name}: species {species!r} is none of {', '.join(self.spec.species)}")
-        text = text.replace("{species}", species.upper())
+        text = text.replace("{species}", (word or "").upper())
         names = sorted((*self._vocabulary, "{heavy}", "{light}"), key=len, reverse=True)
         pieces = re.findall("|".join(map(re.escape, names)), text)
         if "".join(pieces) != text:
@@ -252,7 +170,7 @@ class AntibodyModel:
             raise InputError(f"layer {layer}: model {self.spec.name} has layers 1 to {self.n_layers}")
 
     @contextmanager
-    def _hooked(self, layer: int, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    def hooked(self, layer: int, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
         """Call `change` on the residual stream after block `layer`; what it returns, if anything, goes on."""
         self._check_layer(layer)
 
@@ -325,7 +243,8 @@ class AntibodyModel:
             if edit is None or layer is None:
                 logits = self.hf(input_ids=tokens, use_cache=False).logits
             else:
-                with self._hooked(layer, lambda hidden, tokens=tokens: edit(hidden, tokens)):  # type: ignore[misc]
+                rows = torch.tensor(indices, device=self.device)
+                with self.hooked(layer, lambda hidden, tokens=tokens, rows=rows: edit(hidden, tokens, rows)):  # type: ignore[misc]
                     logits = self.hf(input_ids=tokens, use_cache=False).logits
             if not torch.isfinite(logits).all():
                 raise InputError(
@@ -354,88 +273,33 @@ class AntibodyModel:
         head: Any = self.hf.get_output_embeddings()  # type: ignore[operator]
         return head(normed)[:, ids].float().cpu()
 
+    def likelihood_gradients(
+        self, layer: int, tokens: Tensor, acted: Tensor, weights: Sequence[Tensor]
+    ) -> Iterator[Tensor]:
+        """[batch, d_model] gradients of sum over t of w[t] log p(token t) with respect to a vector added after block
+        `layer` where acted [batch, T] is 1; one for each w [batch, T] in `weights`."""
+        with torch.enable_grad():
+            vector = torch.zeros(len(tokens), 1, self.d_model, device=self.device, requires_grad=True)
+            added = acted[..., None]
+            with self.hooked(layer, lambda hidden: (hidden.float() + added * vector).to(hidden.dtype)):
+                logits = self.hf(input_ids=tokens, use_cache=False).logits[:, :-1].float()
+            log_p = logits.log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
+            for i, weight in enumerate(weights):
+                last = i + 1 == len(weights)
+                (gradient,) = torch.autograd.grad((log_p * weight[:, 1:]).sum(), vector, retain_graph=not last)
+                yield gradient[:, 0].detach()
+
     # -- writing -------------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def generate(
-        self,
-        n: int,
-        *,
-        chains: str = "H",
-        species: str = "human",
-        seed: int = 0,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        prompt: str = "",
-        max_residues: int = 160,
-        layer: int | None = None,
-        edit: Edit | None = None,
-        batch_size: int = 128,
-        progress: Callable[[int], object] | None = None,
-    ) -> list[Generated]:
-        """Sample n sequences; only residues and the stop token can be written.
-
-        Batch b draws from a generator of its own, seeded by (seed, b), and each row consumes one number a step, so a
-        row depends on (seed, b, row) alone. `edit` changes the residual stream after block `layer` at every position;
-        rows stay in place, so different rows can carry different interventions. Raises InputError where the model's
-        output is not finite.
-        """
-        start = self.prefix(chains, species) + [self.residue_tokens[r] for r in prompt]
-        stop = self.stop_token(chains, species)
-        steps = min(max_residues - len(prompt), self.max_tokens - len(start)) + 1
-        vocabulary = int(self.hf.get_output_embeddings().weight.shape[0])  # type: ignore[operator,union-attr]
-        banned = torch.full((vocabulary,), -torch.inf, device=self.device)
-        banned[[*self.residue_tokens.values(), stop]] = 0.0
-        letter = {t: r for r, t in self.residue_tokens.items()}
-        results: list[Generated] = []
-        for b, first in enumerate(range(0, n, batch_size)):
-            rows = min(batch_size, n - first)
-            words = np.random.SeedSequence([seed, b]).generate_state(2, np.uint32)
-            generator = torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
-            tokens = torch.tensor([start], device=self.device).repeat(rows, 1)
-            cache = self._cache(len(start) + steps)
-            done = torch.zeros(rows, dtype=torch.bool, device=self.device)
-            new = tokens
-            for _ in range(steps):
-                if edit is None or layer is None:
-                    out = self.hf(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                else:
-                    with self._hooked(layer, lambda hidden, tokens=tokens: edit(hidden, tokens)):  # type: ignore[misc]
-                        out = self.hf(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=1)
-                cache = out.past_key_values
-                logits = out.logits[:, -1].float()
-                if not torch.isfinite(logits).all():
-                    raise InputError(
-                        f"model {self.spec.name}: its output is not finite; choose a smaller strength or float32"
-                    )
-                draw = torch.rand(batch_size, generator=generator)[:rows].to(self.device)
-                new = _sample(logits + banned, draw, temperature, top_p)[:, None]
-                tokens = torch.cat([tokens, new], 1)
-                done |= new[:, 0] == stop
-                if done.all():
-                    break
-            for row in tokens[:, len(start) - len(prompt) :].tolist():
-                end = row.index(stop) if stop in row else len(row)
-                results.append(Generated("".join(letter[t] for t in row[:end]), stop in row))
-            if progress is not None:
-                progress(rows)
-        return results
-
-    def _cache(self, length: int) -> Cache | None:
+    def cache(self, length: int) -> Cache | None:
+        """Empty keys and values for up to `length` tokens a row; None where the model brings its own."""
         if self.spec.remote_code:  # code from outside may know only its own cache
             return None
         return Cache(layers=[buffer.start(length) for buffer in self._buffers])
 
-
-def _sample(logits: Tensor, draw: Tensor, temperature: float, top_p: float) -> Tensor:
-    """[batch] tokens by inverting the cumulative distribution at draw [batch] in [0, 1); logits [batch, vocabulary]."""
-    p = (logits / temperature).softmax(-1).double()
-    if top_p < 1:
-        ordered, index = p.sort(-1, descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0  # the smallest set that reaches top_p (Holtzman 2020)
-        p = torch.zeros_like(p).scatter(-1, index, ordered)
-    cumulative = p.cumsum(-1)
-    return torch.searchsorted(cumulative, (draw.double() * cumulative[:, -1])[:, None], right=True)[:, 0]
+    def generate(self, n: int, **options: Any) -> list[generation.Generated]:
+        """See generation.generate."""
+        return generation.generate(self, n, **options)
 
 
 def load(model: Mapping[str, Any]) -> AntibodyModel:
@@ -447,11 +311,12 @@ def load(model: Mapping[str, Any]) -> AntibodyModel:
     device = model.get("device", "auto")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, model.get("dtype", "bfloat16"))
+    wanted = model.get("dtype", "auto")
+    dtype = getattr(torch, hardware.fast_dtype(device) if wanted == "auto" else wanted)
     hf, vocabulary = _load_packaged(spec) if spec.packaged else _load_checkpoint(spec)
     hf = hf.to(device=device, dtype=dtype).eval().requires_grad_(False)
     if not spec.remote_code:
-        hf.set_attn_implementation("antibody_sae")
+        hf.set_attn_implementation(attention.NAME)
     folder = Path(spec.checkpoint)
     weights = sorted(p for p in folder.glob("*") if p.suffix in {".safetensors", ".bin"} and "training" not in p.name)
     readable = json.dumps([sorted(vocabulary.items()), sorted(spec.templates.items())])
@@ -482,8 +347,10 @@ def _load_packaged(spec: ModelSpec) -> tuple[Any, dict[str, int]]:
     folder = Path(spec.checkpoint)
     config = transformers.GPT2Config.from_pretrained(
         folder, bos_token_id=None, eos_token_id=None, activation_function="gelu_pytorch_tanh"
-    )  # the tanh GELU of the checkpoint, in one kernel instead of six
+    )  # the checkpoint's own tanh GELU by its other name
     hf = transformers.GPT2LMHeadModel(config)
+    for block in hf.transformer.h:
+        block.mlp.act = attention.Gelu()
     state = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
     state = {k: v for k, v in state.items() if not k.endswith((".attn.bias", ".attn.masked_bias"))}  # causal masks
     hf.load_state_dict(state, strict=False)

@@ -1,4 +1,4 @@
-"""ANARCI's numbering and germlines, in-process and many times faster, with identical results.
+"""ANARCI's numbering and germlines, in-process and many times faster: identical where ANARCI is right.
 
 ANARCI (Dunbar & Deane 2016, doi:10.1093/bioinformatics/btv552) calls `hmmscan` with all 29 of its profiles,
 filters the hits by species afterwards, and then numbers and assigns germlines residue by residue in Python.
@@ -11,12 +11,21 @@ Here
  - each distinct chain is done once, and ANARCI's own numbering functions run once for each distinct alignment
    pattern (they look at the states, not at the residues);
  - germline identities are a matrix product.
+
+It differs where ANARCI is wrong:
+ - its rhesus heavy and kappa profiles are shifted against IMGT's positions and are not searched (a human profile takes
+   their place), and its shifted germlines are mended (see `germlines`);
+ - a profile that puts the conserved cysteines elsewhere loses to one that keeps them at 23 and 104 with no lower
+   germline identity;
+ - a chain without cysteines at 23 and 104 is not "ok";
+ - one allowed species without germlines of a chain type does not cost the others theirs;
+ - no residue of a His tag is part of the domain.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -28,12 +37,15 @@ import anarci
 import numpy as np
 import pyhmmer
 from anarci.anarci import get_hmm_length, number_sequence_from_alignment
-from anarci.germlines import all_germlines
 
 from antibody_sae.antibody import RESIDUES
+from antibody_sae.numbering import germlines
+from antibody_sae.numbering.checks import ANCHORS, CONSERVED, FIRST, LAST, OK, anchored
+from antibody_sae.numbering.germlines import Germline
+from antibody_sae.species import PROFILES
 
 SCHEMES = ("imgt", "chothia", "kabat", "martin", "aho")
-SPECIES = ("human", "mouse", "rat", "rabbit", "rhesus", "pig", "alpaca", "cow")
+SPECIES = tuple(PROFILES)
 INSERTIONS = ("", *ascii_uppercase, *(2 * letter for letter in ascii_uppercase))
 BORDERS = {
     ("imgt", "H"): (27, 39, 56, 66, 105, 118),
@@ -50,16 +62,21 @@ BORDERS = {
 """First numbers of CDR1, FR2, CDR2, FR3, CDR3 and FR4 in each scheme's own numbers. IMGT: Lefranc 2003; Kabat
 1991; Chothia & Lesk 1987 (also for Martin's numbering, Abhinandan & Martin 2008, which corrects Chothia's);
 AHo: the definitions of North, Lehmann & Dunbrack 2011, which are made in AHo's numbers."""
+
+_SOUND = {"rhesus_H": "human_H", "rhesus_K": "human_K", "rat_H": "mouse_H"}
+"""Profiles searched in place of those that are shifted (rhesus: as its germlines, see `germlines`) or not there."""
 _BITS = 80.0  # ANARCI's threshold for a domain
 _BITS_J = 10.0  # ... and when it looks for a J region behind a long CDR3
 # 80 bits are P = 1e-26 with these profiles. A Forward score of P > 1e-20 (60 bits) leaves 20 bits for the
 # difference between a sequence's filter score and a domain's score, which is a difference of composition
 # corrections.
 _FORWARD_P = 1e-20
+_HIS_TAG = 5  # histidines in a row that are a tag; tags have six and more, and one may be lost to the domain
 _BLOCK = 1000  # distinct chains searched at a time: bounds the memory of their alignments
 _ALIGNMENTS = 4096  # alignments whose labels are kept: natural repertoires need hundreds
 _PROTEIN = re.compile(r"[ACDEFGHIKLMNPQRSTVWYBJZOUX]+")  # HMMER's amino acid alphabet
 _ALPHABET = pyhmmer.easel.Alphabet.amino()
+
 State = tuple[int, str]
 """(profile state 1..128, 'm' match | 'i' insertion | 'd' deletion), as in ANARCI's state vectors."""
 
@@ -78,11 +95,15 @@ class Labels:
     """[n] int8, insertion letters of the scheme, as indices into INSERTIONS."""
     region: np.ndarray
     """[n] int8, index into REGIONS by the scheme's own CDR definition."""
+    first: int
+    last: int
+    """IMGT positions of the first and the last residue."""
+    anchors: tuple[int, ...]
+    """Index of the residue at each of ANCHORS; -1 where there is none."""
 
 
 class Numbered(NamedTuple):
-    """One chain. `status` is "ok" or says why the chain cannot be used; labels are there if one domain was
-    numbered."""
+    """One chain. `status` is OK or says why the chain cannot be used; labels are there if one domain was numbered."""
 
     status: str
     chain: str | None = None
@@ -91,11 +112,16 @@ class Numbered(NamedTuple):
     end: int = -1
     """The variable domain is chain[start:end], 0-based half-open."""
     labels: Labels | None = None
-    v_allele: str | None = None
-    v_identity: float = float("nan")
-    j_allele: str | None = None
-    j_identity: float = float("nan")
-    germline_species: str | None = None
+    germline: Germline = Germline()
+    profile: str | None = None
+    """The profile that numbered it, such as human_H."""
+    conserved: str | None = None
+    """Its residues at IMGT 23, 41, 104 and 118 ("CWCW", light chains "CWCF"); '-' where it has none."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether this is a whole variable domain: no residue is missing at its ends."""
+        return self.labels is not None and self.labels.first in FIRST and self.labels.last in LAST
 
 
 @dataclass(frozen=True)
@@ -164,29 +190,6 @@ def split_chains(texts: Sequence[str], chains: str, species: Sequence[str]) -> l
     return [(text or None, None) if chains == "H" else (None, text or None) for text in texts]
 
 
-def gene(allele: str | None) -> str | None:
-    """IGHV3-23*01 -> IGHV3-23."""
-    return allele.split("*")[0] if allele else None
-
-
-def family(allele: str | None) -> str | None:
-    """IGHV3-23*01 -> IGHV3."""
-    match = re.match(r"[A-Z]+\d+", allele or "")
-    return match.group() if match else gene(allele)
-
-
-@lru_cache(maxsize=4096)
-def germline_residues(species: str | None, v_allele: str | None, j_allele: str | None) -> str:
-    """[128] residue of the V or else the J allele at each IMGT position, '-' where neither has one."""
-    v = _germline(species, v_allele, "V")
-    j = _germline(species, j_allele, "J")
-    return "".join(a if a != "-" else b for a, b in zip(v, j, strict=True))
-
-
-def _germline(species: str | None, allele: str | None, segment: str) -> str:
-    return all_germlines[segment][allele[2]][species][allele] if allele else "-" * 128
-
-
 class _Hit(NamedTuple):
     """A domain hit with the figures that ANARCI reads from hmmscan's report, so rounded as they are
     printed."""
@@ -214,7 +217,15 @@ def _profiles() -> dict[str, pyhmmer.plan7.OptimizedProfile]:
     return profiles
 
 
-def _search(sequences: Sequence[str], species: Sequence[str] | None, bits: float, forward_p: float) -> list[list[_Hit]]:
+def _names(species: Sequence[str]) -> list[str]:
+    """The profiles to search for these species."""
+    own = [name for name in _profiles() if name.startswith(tuple(species))]
+    return [name for name in own if name not in _SOUND] + [
+        sound for name, sound in _SOUND.items() if name.startswith(tuple(species)) and sound not in own
+    ]
+
+
+def _search(sequences: Sequence[str], names: Iterable[str], bits: float, forward_p: float) -> list[list[_Hit]]:
     """Domain hits of at least `bits` bits for each sequence, best E-value first, as in ANARCI's reading of
     hmmscan."""
     block = pyhmmer.easel.DigitalSequenceBlock(
@@ -224,14 +235,11 @@ def _search(sequences: Sequence[str], species: Sequence[str] | None, bits: float
             for i, sequence in enumerate(sequences)
         ],
     )
-    profiles = _profiles()
     # Z is the number of profiles in ANARCI's database, whichever of them are searched: E-values depend on it.
-    pipeline = pyhmmer.plan7.Pipeline(_ALPHABET, Z=len(profiles), F3=forward_p)
+    pipeline = pyhmmer.plan7.Pipeline(_ALPHABET, Z=len(_profiles()), F3=forward_p)
     hits: list[list[_Hit]] = [[] for _ in sequences]
-    for name, profile in profiles.items():
-        if species is not None and not name.startswith(tuple(species)):
-            continue
-        for hit in pipeline.search_hmm(profile, block):
+    for name in names:
+        for hit in pipeline.search_hmm(_profiles()[name], block):
             for domain in hit.domains:
                 rounded = float(f"{domain.score:.1f}")
                 if rounded >= bits:
@@ -249,14 +257,25 @@ def _search(sequences: Sequence[str], species: Sequence[str] | None, bits: float
 
 def _align(sequences: Sequence[str], species: Sequence[str]) -> list[list[_Domain]]:
     """The domains of each sequence in order of position, with the best profile of each."""
-    hits = _search(sequences, species, _BITS, _FORWARD_P)
+    hits = _search(sequences, _names(species), _BITS, _FORWARD_P)
     # ANARCI reverts to any species where the allowed ones have no hit; the full search has HMMER's own
     # thresholds.
     missing = [i for i, found in enumerate(hits) if not found]
-    for i, found in zip(missing, _search([sequences[i] for i in missing], None, _BITS, 1e-5), strict=True):
+    everyone = [name for name in _profiles() if name not in _SOUND]
+    for i, found in zip(missing, _search([sequences[i] for i in missing], everyone, _BITS, 1e-5), strict=True):
         hits[i] = found
     return [
         _find_long_cdr3(_domains(found, sequence), sequence) for found, sequence in zip(hits, sequences, strict=True)
+    ]
+
+
+def _rivals(sequence: str, species: Sequence[str], profile: str | None) -> list[_Domain]:
+    """The one domain of a sequence as the other profiles align it, best E-value first."""
+    (hits,) = _search([sequence], _names(species), _BITS, _FORWARD_P)
+    others = {hit.profile: hit for hit in reversed(hits) if hit.profile != profile}
+    return [
+        _find_long_cdr3(_domains([hit], sequence), sequence)[0]
+        for hit in sorted(others.values(), key=lambda hit: (hit.evalue, hit.rank))
     ]
 
 
@@ -267,10 +286,10 @@ def _domains(hits: Sequence[_Hit], sequence: str) -> list[_Domain]:
         if all(hit.start >= other.end or other.start >= hit.end for other in best):
             best.append(hit)
     best.sort(key=lambda hit: hit.start)
-    return [_to_domain(hit, len(sequence), order, len(best)) for order, hit in enumerate(best)]
+    return [_to_domain(hit, sequence, order, len(best)) for order, hit in enumerate(best)]
 
 
-def _to_domain(hit: _Hit, length: int, order: int, n_domains: int) -> _Domain:
+def _to_domain(hit: _Hit, sequence: str, order: int, n_domains: int) -> _Domain:
     alignment = hit.domain.alignment
     columns = "".join(
         "i" if state == "." else "d" if residue == "-" else "m"
@@ -285,10 +304,18 @@ def _to_domain(hit: _Hit, length: int, order: int, n_domains: int) -> _Domain:
         columns, first, start = "m" * extend + columns, first - extend, start - extend
     # ... and at the end, where half of framework 4 was recognised and there is no second domain.
     profile_length = get_hmm_length(*hit.profile.split("_"))
-    if n_domains == 1 and end < length and 123 < last < profile_length:
-        extend = min(profile_length - last, length - end)
+    if n_domains == 1 and end < len(sequence) and 123 < last < profile_length:
+        extend = min(profile_length - last, len(sequence) - end)
         columns, end = columns + "m" * extend, end + extend
-    return _Domain(hit.profile, _states(first, columns), start, end)
+    tag = _tag(sequence, end)
+    return _Domain(hit.profile, _states(first, columns[: len(columns) - tag]), start, end - tag)
+
+
+def _tag(sequence: str, end: int) -> int:
+    """How many residues before `end` are a His tag's: they are taken in where framework 4 lacks its last ones."""
+    inside = end - len(sequence[:end].rstrip("H"))
+    behind = len(sequence) - end - len(sequence[end:].lstrip("H"))
+    return inside if inside + behind >= _HIS_TAG else 0
 
 
 @lru_cache(maxsize=_ALIGNMENTS)
@@ -312,7 +339,7 @@ def _find_long_cdr3(domains: list[_Domain], sequence: str) -> list[_Domain]:
     v_states = domain.states[: domain.states.index((104, "m")) + 1]
     behind = domain.start + sum(kind != "d" for _, kind in v_states)  # the residue after the conserved cysteine
     rest = sequence[behind:]
-    found = _domains(_search([rest], None, _BITS_J, 1e-5)[0], rest)
+    found = _domains(_search([rest], _profiles(), _BITS_J, 1e-5)[0], rest)
     if not found or found[0].states[-1][0] < 126 or found[0].states[0][0] > 117:
         return domains
     # Everything between the cysteine and the J region is CDR3.
@@ -336,8 +363,8 @@ def _number_block(chains: Sequence[str], species: tuple[str, ...], scheme: str) 
             result[chain] = Numbered(f"{len(kinds)} antibody domains ({'+'.join(kinds)}) in one chain: split it first")
         else:
             singles.append((chain, domains[0]))
-    for (chain, domain), germline in zip(singles, _assign_germlines(singles, species), strict=True):
-        result[chain] = _label(chain, domain, germline, scheme)
+    for (chain, _), numbered in zip(singles, _label(singles, species, scheme), strict=True):
+        result[chain] = _better(chain, numbered, species, scheme) if numbered.status == CONSERVED else numbered
     return result
 
 
@@ -346,15 +373,55 @@ def _unfit(chain: str) -> str:
     return f"not amino acids: {' '.join(map(repr, bad[:5]))}" if bad else "empty chain"
 
 
-def _label(chain: str, domain: _Domain, germline: _Germline, scheme: str) -> Numbered:
+def _label(chains: Sequence[tuple[str, _Domain]], species: tuple[str, ...], scheme: str) -> list[Numbered]:
+    """Numbers and germlines of chains by the alignments given."""
+    result: dict[int, Numbered] = {}
+    for kind in "HKL":
+        members = [i for i, (_, domain) in enumerate(chains) if domain.chain == kind]
+        aligned = np.full((len(members), 128), ord("-"), np.uint8)
+        for row, i in enumerate(members):
+            chain, domain = chains[i]
+            columns, offsets = _match_offsets(domain.states)
+            aligned[row, columns] = np.frombuffer(chain.encode(), np.uint8)[domain.start + offsets]
+        for i, germline in zip(members, germlines.assign(aligned, kind, species), strict=True):
+            result[i] = _numbered(*chains[i], germline, scheme)
+    return [result[i] for i in range(len(chains))]
+
+
+def _numbered(chain: str, domain: _Domain, germline: Germline, scheme: str) -> Numbered:
     try:
         first, labels = _labels(domain.states, scheme, domain.chain, domain.end < len(chain))
     except _CannotNumber as error:
         return Numbered(str(error), domain.chain)
     start = domain.start + first
-    # Without framework 4 the end of CDR3 is not known, nor is the clonotype.
-    status = "ok" if labels.imgt.max() >= 120 else "no J region: framework 4 is missing or was not found"
-    return Numbered(status, domain.chain, start, start + len(labels.number), labels, *germline)
+    end = start + len(labels.number)
+    conserved = "".join("-" if i < 0 else chain[start + i] for i in labels.anchors)
+    found = Numbered(OK, domain.chain, start, end, labels, germline, domain.profile, conserved)
+    if labels.last < 120:  # without framework 4 the end of CDR3 is not known, nor is the clonotype
+        return found._replace(status="no J region: framework 4 is missing or was not found")
+    return found if anchored(conserved, labels.first) else found._replace(status=CONSERVED)
+
+
+def _better(chain: str, numbered: Numbered, species: tuple[str, ...], scheme: str) -> Numbered:
+    """As the best profile numbers it that keeps the cysteines at 23 and 104 at no lower germline identity, if any."""
+    rivals = [(chain, domain) for domain in _rivals(chain, species, numbered.profile)]
+    for rival in _label(rivals, species, scheme):
+        if rival.status == OK and not rival.germline.v_identity < numbered.germline.v_identity:
+            return rival
+    return numbered
+
+
+@lru_cache(maxsize=_ALIGNMENTS)
+def _match_offsets(states: tuple[State, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(0-based match states that have a residue, that residue's offset in the domain)."""
+    columns, offsets = [], []
+    offset = 0
+    for state, kind in states:
+        if kind == "m":
+            columns.append(state - 1)
+            offsets.append(offset)
+        offset += kind != "d"
+    return np.array(columns), np.array(offsets)
 
 
 class _CannotNumber(Exception):
@@ -372,6 +439,7 @@ def _labels(states: tuple[State, ...], scheme: str, chain: str, more: bool) -> t
         first, own = _positions(states, scheme, chain, more)
     both = [aligned.get(i, (0, "")) for i in range(first, first + len(own))]
     numbers = np.array([a for a, _ in own], np.int16)
+    positions = [a for a, _ in both if a]
     borders = BORDERS[scheme, "H" if chain == "H" else "L"]
     return first, Labels(
         imgt=np.array([a for a, _ in both], np.int16),
@@ -379,6 +447,9 @@ def _labels(states: tuple[State, ...], scheme: str, chain: str, more: bool) -> t
         number=numbers,
         number_insertion=np.array([INSERTIONS.index(b) for _, b in own], np.int8),
         region=np.searchsorted(borders, numbers, side="right").astype(np.int8),
+        first=positions[0],
+        last=positions[-1],
+        anchors=tuple(both.index((position, "")) if (position, "") in both else -1 for position, _ in ANCHORS.values()),
     )
 
 
@@ -405,80 +476,3 @@ def _positions(states: tuple[State, ...], scheme: str, chain: str, more: bool) -
     if any(a[0] + 1 != b[0] or a[1] > b[1] for a, b in pairwise(residues)):
         raise _CannotNumber(f"cannot be numbered by {scheme}: the numbers do not follow the sequence")
     return first, [(number, code) for _, number, code in residues]
-
-
-class _Germlines(NamedTuple):
-    names: list[tuple[str, str | None]]
-    """(species, allele), in ANARCI's order, which decides ties."""
-    onehot: np.ndarray
-    """[n_alleles, 128 * 20] float32."""
-    lengths: np.ndarray
-    """[n_alleles] residues of each allele."""
-
-
-def _onehot(aligned: np.ndarray) -> np.ndarray:
-    """[n, 128] residue bytes -> [n, 128 * 20] float32."""
-    residues = np.frombuffer(RESIDUES.encode(), np.uint8)
-    return (aligned[:, :, None] == residues).reshape(len(aligned), -1).astype(np.float32)
-
-
-@lru_cache(maxsize=64)
-def _germline_table(segment: str, chain: str, species: tuple[str, ...]) -> _Germlines:
-    alleles = {(s, name): text for s in species for name, text in all_germlines[segment][chain].get(s, {}).items()}
-    aligned = np.array([np.frombuffer(text.encode(), np.uint8) for text in alleles.values()]).reshape(-1, 128)
-    onehot = _onehot(aligned)
-    return _Germlines(list(alleles), onehot, onehot.sum(axis=1))
-
-
-@lru_cache(maxsize=_ALIGNMENTS)
-def _match_offsets(states: tuple[State, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(0-based match states that have a residue, that residue's offset in the domain)."""
-    columns, offsets = [], []
-    offset = 0
-    for state, kind in states:
-        if kind == "m":
-            columns.append(state - 1)
-            offsets.append(offset)
-        offset += kind != "d"
-    return np.array(columns), np.array(offsets)
-
-
-class _Germline(NamedTuple):
-    v_allele: str | None = None
-    v_identity: float = float("nan")
-    j_allele: str | None = None
-    j_identity: float = float("nan")
-    species: str | None = None
-
-
-def _assign_germlines(chains: Sequence[tuple[str, _Domain]], species: tuple[str, ...]) -> list[_Germline]:
-    """The germlines of highest identity (ANARCI: run_germline_assignment), J among the V's species'."""
-    result = [_Germline() for _ in chains]
-    for kind in "HKL":
-        members = [i for i, (_, domain) in enumerate(chains) if domain.chain == kind]
-        # As in ANARCI, no germlines at all where one of the allowed species has none of this chain type.
-        if not members or not all(s in all_germlines["V"][kind] for s in species):
-            continue
-        aligned = np.full((len(members), 128), ord("-"), np.uint8)
-        for row, i in enumerate(members):
-            chain, domain = chains[i]
-            columns, offsets = _match_offsets(domain.states)
-            aligned[row, columns] = np.frombuffer(chain.encode(), np.uint8)[domain.start + offsets]
-        onehot = _onehot(aligned)
-        v_genes = _nearest(onehot, _germline_table("V", kind, species))
-        for one in {v_species for (v_species, _), _ in v_genes}:
-            rows = [row for row, ((v_species, _), _) in enumerate(v_genes) if v_species == one]
-            table = _germline_table("J", kind, (one,))
-            j_genes = _nearest(onehot[rows], table) if table.names else [((one, None), float("nan"))] * len(rows)
-            for row, ((_, j_allele), j_identity) in zip(rows, j_genes, strict=True):
-                (_, v_allele), v_identity = v_genes[row]
-                result[members[row]] = _Germline(v_allele, v_identity, j_allele, j_identity, one)
-    return result
-
-
-def _nearest(onehot: np.ndarray, table: _Germlines) -> list[tuple[tuple[str, str | None], float]]:
-    """((species, allele), identity) of the first allele of highest identity a row; counts are exact in
-    float32."""
-    identity = (onehot @ table.onehot.T).astype(np.float64) / table.lengths.astype(np.float64)
-    best = identity.argmax(axis=1)
-    return [(table.names[b], float(row[b])) for row, b in zip(identity, best, strict=True)]

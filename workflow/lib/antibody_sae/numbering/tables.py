@@ -11,8 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from antibody_sae.antibody import REGIONS, SIDES
-from antibody_sae.io import InputError, parquet_batches, parquet_writer, progress
-from antibody_sae.numbering.anarci import INSERTIONS, Numbered, family, gene, germline_residues, number
+from antibody_sae.io import parquet_batches, parquet_writer, progress, write_json
+from antibody_sae.numbering import germlines
+from antibody_sae.numbering.anarci import INSERTIONS, Numbered, number
+from antibody_sae.numbering.checks import FIRST, INCOMPLETE, OK, Checks
 
 CHARGE = {"K": 1, "R": 1, "D": -1, "E": -1}
 HYDROPATHY = dict(
@@ -49,6 +51,8 @@ _CHAINS = pa.schema(
     + [(name, pa.int32()) for name in ("start", "end")]
     + [(name, pa.string()) for name in ("v_gene", "j_gene", "v_family", "v_allele", "j_allele")]
     + [("v_identity", pa.float64()), ("j_identity", pa.float64()), ("germline_species", pa.string())]
+    + [("v_genes_tied", pa.string()), ("profile", pa.string()), ("conserved", pa.string())]
+    + [("first_imgt", pa.int32()), ("last_imgt", pa.int32()), ("complete", pa.bool_())]
     + [("first_residue_id", pa.int64())]
     + [(name, pa.int32()) for name in ("length", "cdr1_length", "cdr2_length", "cdr3_length")]
     + [("cdr3", pa.string()), ("cdr3_charge", pa.float64()), ("cdr3_hydropathy", pa.float64())]
@@ -72,10 +76,12 @@ def number_chunk(
     scheme: str,
     chains_path: str | Path,
     residues_path: str | Path,
+    complete: bool = False,
 ) -> None:
     """Number the chunk-th of `chunks` equal parts of antibodies.parquet into a chains and a residues table.
 
-    Both are as the merged ones, but residue ids count from the chunk's first residue.
+    Both are as the merged ones, but residue ids count from the chunk's first residue. With `complete`, a chain that is
+    no whole variable domain is not used: its status says at which end residues are missing.
     """
     with pq.ParquetFile(antibodies) as file:
         rows = file.metadata.num_rows
@@ -94,24 +100,28 @@ def number_chunk(
                 known.clear()
                 new = list(dict.fromkeys(chain for _, _, chain in chains))
             known.update(zip(new, number(new, species, scheme), strict=True))
-            numbered = [_expect(known[chain], side) for _, side, chain in chains]
-            lengths = [len(c[2]) if n.status == "ok" else 0 for c, n in zip(chains, numbered, strict=True)]
+            numbered = [_expect(known[chain], side, complete) for _, side, chain in chains]
+            lengths = [len(c[2]) if n.status == OK else 0 for c, n in zip(chains, numbered, strict=True)]
             ends = first + np.cumsum([0, *lengths])
             chains_file.write_table(
                 pa.Table.from_pylist(
                     [_chain_row(*c, n, int(e)) for c, n, e in zip(chains, numbered, ends, strict=False)], _CHAINS
                 )
             )
-            ok = [(c[0], c[2], n) for c, n in zip(chains, numbered, strict=True) if n.status == "ok"]
+            ok = [(c[0], c[2], n) for c, n in zip(chains, numbered, strict=True) if n.status == OK]
             if ok:
                 residues_file.write_table(_residue_table(ok, scheme))
             first = int(ends[-1])
 
 
-def _expect(numbered: Numbered, side: str) -> Numbered:
+def _expect(numbered: Numbered, side: str, complete: bool) -> Numbered:
     """A heavy chain in the light column, or the reverse, is not used: the model would read it under a wrong tag."""
     if numbered.chain and numbered.chain not in SIDES[side]:
         return numbered._replace(status=f"chain type {numbered.chain} where a {side} chain was expected")
+    if complete and numbered.status == OK and not numbered.complete:
+        assert numbered.labels is not None
+        end = "start" if numbered.labels.first not in FIRST else "end"
+        return numbered._replace(status=INCOMPLETE.format(end=end))
     return numbered
 
 
@@ -119,19 +129,24 @@ def _chain_row(antibody: str, side: str, chain: str, numbered: Numbered, first: 
     row: dict[str, Any] = {
         "antibody_id": antibody, "side": side, "chain": numbered.chain, "status": numbered.status,
         "start": numbered.start, "end": numbered.end, "first_residue_id": -1, "length": len(chain),
+        "profile": numbered.profile, "conserved": numbered.conserved, "complete": numbered.complete,
     }  # fmt: skip
-    if numbered.status != "ok" or numbered.labels is None:
+    labels, nearest = numbered.labels, numbered.germline
+    if labels is None:
         return row
-    regions = numbered.labels.region
+    row |= {"first_imgt": labels.first, "last_imgt": labels.last}
+    if numbered.status != OK:
+        return row
     domain = chain[numbered.start : numbered.end]
-    cdr3 = "".join(residue for residue, region in zip(domain, regions.tolist(), strict=True) if region == 5)
+    cdr3 = "".join(residue for residue, region in zip(domain, labels.region.tolist(), strict=True) if region == 5)
     return row | {
-        "v_gene": gene(numbered.v_allele), "j_gene": gene(numbered.j_allele), "v_family": family(numbered.v_allele),
-        "v_allele": numbered.v_allele, "j_allele": numbered.j_allele,
-        "v_identity": None if numbered.v_allele is None else numbered.v_identity,
-        "j_identity": None if numbered.j_allele is None else numbered.j_identity,
-        "germline_species": numbered.germline_species, "first_residue_id": first,
-        "cdr1_length": int((regions == 1).sum()), "cdr2_length": int((regions == 3).sum()), "cdr3_length": len(cdr3),
+        "v_gene": germlines.gene(nearest.v_allele), "j_gene": germlines.gene(nearest.j_allele),
+        "v_family": germlines.family(nearest.v_allele), "v_allele": nearest.v_allele, "j_allele": nearest.j_allele,
+        "v_identity": None if nearest.v_allele is None else nearest.v_identity,
+        "j_identity": None if nearest.j_allele is None else nearest.j_identity,
+        "germline_species": nearest.species, "v_genes_tied": ",".join(nearest.v_genes_tied) or None,
+        "first_residue_id": first, "cdr1_length": int((labels.region == 1).sum()),
+        "cdr2_length": int((labels.region == 3).sum()), "cdr3_length": len(cdr3),
         "cdr3": cdr3, "cdr3_charge": float(sum(CHARGE.get(r, 0) for r in cdr3)),
         "cdr3_hydropathy": sum(HYDROPATHY.get(r, 0.0) for r in cdr3) / len(cdr3) if cdr3 else None,
     }  # fmt: skip
@@ -157,7 +172,8 @@ def _residue_table(chains: Sequence[tuple[str, str, Numbered]], scheme: str) -> 
         domain = slice(begin + numbered.start, begin + numbered.end)
         imgt[domain], insertion[domain], region[domain] = labels.imgt, labels.insertion, labels.region
         number_[domain], number_insertion[domain] = labels.number, labels.number_insertion
-        text = germline_residues(numbered.germline_species, numbered.v_allele, numbered.j_allele)
+        nearest = numbered.germline
+        text = germlines.residues(nearest.species, nearest.v_allele, nearest.j_allele)
         # An inserted residue has no counterpart in the germline's columns; number 0 is no position.
         columns = np.where(labels.insertion == 0, labels.imgt, 0)
         germline[domain] = np.frombuffer(("-" + text).encode(), np.uint8)[columns]
@@ -186,12 +202,14 @@ def merge_chunks(
     scheme: str,
     chains_path: str | Path,
     residues_path: str | Path,
-) -> dict[str, int]:
+    summary_path: str | Path,
+) -> dict[str, Any]:
     """Join the chunks' tables in order, so that row numbers of residues.parquet are residue ids.
 
-    Returns the number of chains by status. Raises InputError where none is ok, with the reasons.
+    Returns and writes the summary (see `Checks.summary`). Raises InputError where no chain is ok, with the reasons,
+    and where so many lack the conserved cysteines that the numbering itself must be wrong.
     """
-    counts: dict[str, int] = {}
+    checks = Checks()
     first = 0
     with (
         parquet_writer(chains_path, _CHAINS) as chains_file,
@@ -203,15 +221,11 @@ def merge_chunks(
                 column = pa.array(np.where(ids < 0, ids, ids + first))
                 index = table.schema.get_field_index("first_residue_id")
                 chains_file.write_table(table.set_column(index, "first_residue_id", column))
-                for status in table["status"].to_pylist():
-                    counts[status] = counts.get(status, 0) + 1
+                checks.add(table)
             for table in parquet_batches(residues, rows=200 * _ROWS):
                 residues_file.write_table(table)
                 first += table.num_rows
-        if not counts.get("ok"):
-            reasons = "; ".join(f"{n} x {status}" for status, n in sorted(counts.items(), key=lambda x: -x[1])[:5])
-            raise InputError(
-                f"{chains_path}, status: no chain could be numbered ({reasons or 'there are none'}); check "
-                "numbering.species and that the sequences are amino acids of antibody variable domains"
-            )
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+        checks.refuse(chains_path)
+    summary = checks.summary()
+    write_json(summary, summary_path)
+    return summary

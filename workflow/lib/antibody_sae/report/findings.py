@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from antibody_sae.report.run import Run, concept_label, rows, title
+from antibody_sae.concepts.catalogue import concept_label
+from antibody_sae.report.run import Run, rows, title
 from antibody_sae.significance import wilson
 
 MATCH_SHARE = 0.05

@@ -26,7 +26,7 @@ from antibody_sae.report.charts.base import Figure
 from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.run import records
 
-TEMPLATES = Path(__file__).parents[2] / "report"
+TEMPLATES = Path(__file__).parents[3] / "report"
 CHUNK = 64
 """Latents in one block of the page: what opening one latent unpacks."""
 

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.io import read_json
 from antibody_sae.report.findings import matching, orderedness, points, selection
-from antibody_sae.report.run import Run, Trained, concept_label
+from antibody_sae.report.run import Run, Trained
 
 
 def summary(run: Run) -> dict[str, Any]:

@@ -57,18 +57,32 @@ def agreement(directions: np.ndarray, other: np.ndarray) -> Agreement:
     return Agreement(float(cosine[rows, columns].mean()), spearman)
 
 
-def compare(sae: SAE, other: SAE) -> dict[str, list[Any]]:
-    """Agreement of two SAEs' first l latents, for l = 64, 128, ... up to all (keys latents, stability, orderedness)."""
+def compare(
+    sae: SAE, other: SAE, energy: Sequence[float] | np.ndarray, other_energy: Sequence[float] | np.ndarray
+) -> dict[str, list[Any]]:
+    """Agreement of two SAEs' first l latents, for l = 64, 128, ... up to all.
+
+    Keys: latents (l), stability and orderedness as the SAEs are, stability_by_energy and orderedness_by_energy once
+    both are sorted by the energy of their latents ([latents], see `evaluate`): what any SAE gets by sorting alone.
+    """
     smaller = min(sae.latents, other.latents)
     lengths = [*(2**i for i in range(6, smaller.bit_length()) if 2**i < smaller), smaller]
-    found = [agreement(sae.directions[:n].numpy(), other.directions[:n].numpy()) for n in lengths]
-    return {
-        "latents": lengths,
-        "stability": [a.stability for a in found],
-        "orderedness": [a.orderedness for a in found],
-    }
+    one, two = sae.directions.numpy(), other.directions.numpy()
+    both = {"": (one, two), "_by_energy": (one[by_energy(energy)], two[by_energy(other_energy)])}
+    result: dict[str, list[Any]] = {"latents": lengths}
+    for suffix, (a, b) in both.items():
+        found = [agreement(a[:n], b[:n]) for n in lengths]
+        result |= {f"{name}{suffix}": [getattr(each, name) for each in found] for name in Agreement._fields}
+    return result
 
 
+def by_energy(energy: Sequence[float] | np.ndarray) -> np.ndarray:
+    """[latents] indices, the largest energy first; ties by index."""
+    return np.argsort(-np.asarray(energy), kind="stable")
+
+
+EARLY = 64
+"""Latents of the prefix whose FVU is reported by itself."""
 DENSE = 0.1
 """A latent active on more than this share of tokens counts as dense."""
 
@@ -80,12 +94,14 @@ def evaluate(sae: SAE, store: Store, keep: np.ndarray) -> dict[str, Any]:
     """Metrics on the rows that `keep` allows (a split that training has not seen), for metrics.json.
 
     fvu: squared error over the variance about these rows' own mean (so a mean predictor has exactly 1, and
-    explained variance is 1 - fvu); prefixes: the explained variance of the first l latents of the code; l0, cosine
-    (of x and its reconstruction): means over tokens; dead: latents that never fire; dense: on more than 10 % of tokens.
+    explained variance is 1 - fvu); prefixes: the explained variance of the first l latents of the code; fvu_64: the
+    FVU of the first 64; energy [latents]: mean squared value over tokens; l0, cosine (of x and its reconstruction):
+    means over tokens; dead: latents that never fire; dense: on more than 10 % of tokens.
     """
     n, l0 = 0, 0
     total, squares, cosine = np.zeros(sae.d_model), 0.0, 0.0
     errors, active = np.zeros(sae.latents + 1), np.zeros(sae.latents, dtype=np.int64)
+    energy = np.zeros(sae.latents)
     for x in kept(store, keep):
         codes = sae.encode(x)
         error, cosines = prefix_errors(sae, x, codes)
@@ -94,6 +110,7 @@ def evaluate(sae: SAE, store: Store, keep: np.ndarray) -> dict[str, Any]:
         on = codes.values > 0
         l0 += int(on.sum())
         active += np.bincount(codes.indices[on].numpy(), minlength=sae.latents)
+        energy += np.bincount(codes.indices[on].numpy(), codes.values[on].double().square().numpy(), sae.latents)
         y = sae.center(x).double().numpy()
         total += y.sum(0)
         squares += float(np.square(y).sum())
@@ -105,6 +122,7 @@ def evaluate(sae: SAE, store: Store, keep: np.ndarray) -> dict[str, Any]:
     return {
         "tokens": n,
         "fvu": float(errors[-1] / variance),
+        f"fvu_{EARLY}": float(errors[min(EARLY, sae.latents)] / variance),
         "explained_variance": float(1 - errors[-1] / variance),
         "prefixes": {
             "latents": lengths.tolist(),
@@ -112,6 +130,7 @@ def evaluate(sae: SAE, store: Store, keep: np.ndarray) -> dict[str, Any]:
         },
         "l0": l0 / n,
         "cosine": cosine / n,
+        "energy": (energy / n).tolist(),
         "dead": int((active == 0).sum()),
         "dense": int((active > DENSE * n).sum()),
     }

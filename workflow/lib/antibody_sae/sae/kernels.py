@@ -7,18 +7,58 @@ With v_t = z_t d_(i_t), r_t = v_1 + ... + v_t and T_t = P(l >= i_t), the surviva
     d/dv_t = 2 (S_t - T_t (y - r_t)),   S_t = sum over s > t of T_s v_s
 
 (the objective of arXiv:2512.02194, summed over every prefix; TopK is T = 1). A token's two walks over its code keep
-the residual y - r_t and S_t in cache, so the cost is O(m d) a token whatever K is, and no [B, K] reconstruction,
-no [B, m, d] tensor and no dense gradient ever exists.
+the residual y - r_t and half the gradient S_t - T_t (y - r_t) in cache, so the cost is O(m d) a token whatever K is,
+and no [B, K] reconstruction, no [B, m, d] tensor and no dense gradient of the encoder ever exists.
 
-Every kernel runs on one thread and releases the GIL; callers give each thread its own tokens (walk) or its own
-latents (update), so the result depends on the number of threads only, never on timing. The kernels compile for
+Losses and gradients are sums over the model's dimensions, so `walk` takes a band of WIDTH of them at a time: what it
+reads and writes at random, a band of the decoder and of its gradient, lies closely packed (`pack`) and stays within the
+cache and within reach of the processor's page tables. Whole rows of both do neither from 2,048 latents on.
+
+Every kernel runs on one thread and releases the GIL; callers give each thread its own tokens (selection), bands (walk)
+or latents (update), so the result depends on the number of threads only, never on timing. The kernels compile for
 float32 (training) and float64 (the tests' reference).
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import njit
+
+WIDTH = 128
+"""Dimensions of a band: a compile-time constant, so that the loops over them are unrolled."""
+
+
+class Rows(NamedTuple):
+    """What belongs to each latent: the weights, or one of Adam's moments of them."""
+
+    encoder: Any  # [K, d]
+    bias: Any  # [K]
+    decoder: Any  # [K, d]
+
+
+class Entries(NamedTuple):
+    """The active entries of B codes grouped by latent, see `by_latent`."""
+
+    starts: Any
+    """int64 [K + 1]: entries of latent i are at starts[i]:starts[i + 1]."""
+    tokens: Any
+    """int32 [>= B m], their rows in the codes."""
+    slots: Any
+    """int32 [>= B m], their columns in the codes."""
+
+
+class Adam(NamedTuple):
+    """One step of arXiv:1412.6980, algorithm 1."""
+
+    unit: float  # what gradients are multiplied by first
+    rate: float  # learning rate over 1 - beta1^step
+    correction: float  # 1 - beta2^step
+    beta1: float
+    beta2: float
+    epsilon: float
+
 
 # Sums may be reordered (vectorised), but NaN and Inf keep their meaning. Compiled once, cached on disk.
 _FASTMATH = {"contract", "reassoc", "nsz"}
@@ -29,20 +69,23 @@ def _jit(function):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _kth_largest(values, n, k, ceiling):
-    """The k-th largest of values[:n], by bisection on the value; 1 where fewer than k are positive.
+def _threshold(values, n, k, high, slack):
+    """A number that k to k + slack of values[:n] reach, by bisection on the value from 1 to high.
 
-    Bisection is a few vectorised counting passes; a quickselect mispredicts half of its branches.
+    Where ties leave no such number, it is the k-th largest; 1 where fewer than k are positive. Bisection is a few
+    vectorised counting passes (eight int32 lanes at a time); a quickselect mispredicts half of its branches.
     """
-    low, high = np.int64(1), np.int64(ceiling)
+    low, high = np.int64(1), np.int64(high)
     while low < high:
         middle = low + (high - low + 1) // 2
         bound = values.dtype.type(middle)
-        count = 0
+        count = np.int32(0)
         for i in range(n):
-            count += values[i] >= bound
+            count = np.int32(count + np.int32(values[i] >= bound))
         if count >= k:
             low = middle
+            if count <= k + slack:
+                break
         else:
             high = middle - 1
     return low
@@ -73,7 +116,7 @@ def select_topk(keys, k, allowed, indices):
     subset = allowed.shape[0] > 0
     width = allowed.shape[0] if subset else n_latents
     groups = 64
-    while groups < 8 * k:
+    while groups < 16 * k:
         groups *= 2
     if 2 * groups > width:
         groups = width
@@ -91,17 +134,15 @@ def select_topk(keys, k, allowed, indices):
         for g in range(groups):
             maxima[g] = row[g]
         full = width // groups
-        for block in range(1, full):
-            start = block * groups
-            for g in range(groups):
-                maxima[g] = max(maxima[g], row[start + g])
-        start = full * groups
-        for g in range(width - start):
-            maxima[g] = max(maxima[g], row[start + g])
-        ceiling = np.int64(1)
+        for start in range(groups, width, groups):
+            piece = row[start : start + groups]  # a slice of its own, so that the loop is vectorised
+            for g in range(piece.shape[0]):
+                one, other = maxima[g], piece[g]
+                maxima[g] = one if one > other else other
+        ceiling = keys.dtype.type(1)
         for g in range(groups):
-            ceiling = max(ceiling, np.int64(maxima[g]))
-        bound = keys.dtype.type(_kth_largest(maxima, groups, k, ceiling))
+            ceiling = max(ceiling, maxima[g])
+        bound = keys.dtype.type(_threshold(maxima, groups, k, ceiling, k // 8))
         n_chosen = 0
         for g in range(groups):  # branch-free: a mispredicted branch costs more than the store
             chosen[n_chosen] = g
@@ -116,7 +157,7 @@ def select_topk(keys, k, allowed, indices):
                 candidates[n_candidates] = j
                 candidate_keys[n_candidates] = row[j]
                 n_candidates += row[j] >= bound
-        exact = keys.dtype.type(_kth_largest(candidate_keys, n_candidates, k, ceiling))
+        exact = keys.dtype.type(_threshold(candidate_keys, n_candidates, k, ceiling, 0))
         above = 0
         for c in range(n_candidates):
             above += candidate_keys[c] > exact
@@ -136,10 +177,24 @@ def select_topk(keys, k, allowed, indices):
 
 
 @_jit
+def take(preactivation, indices, start, stop, values):
+    """values[:, start:stop] = relu(preactivation at the codes' indices); 0 in free places.
+
+    preactivation [B, K], indices int32 [B, m], values [B, m].
+    """
+    n_latents = preactivation.shape[1]
+    zero = values.dtype.type(0)
+    for b in range(indices.shape[0]):
+        for t in range(start, stop):
+            i = indices[b, t]
+            values[b, t] = max(preactivation[b, i], zero) if i < n_latents else zero
+
+
+@_jit
 def activations(y, encoder, bias, indices, start, stop, values):
     """values[:, start:stop] = relu(<encoder[i], y> + bias[i]) for the codes' indices i; 0 in free places.
 
-    The selection may come from a bfloat16 product; the values that enter the reconstruction never do.
+    For codes that a bfloat16 product selected: the values that enter the reconstruction never come from one.
     y [B, d], encoder [K, d], bias [K], indices int32 [B, m], values [B, m].
     """
     n_latents, d = encoder.shape
@@ -157,43 +212,59 @@ def activations(y, encoder, bias, indices, start, stop, values):
 
 
 @_jit
+def pack(rows, bands):
+    """Write rows [n, d] to bands [ceil(d / WIDTH), n, WIDTH], with zeros beyond d."""
+    d = rows.shape[1]
+    for band in range(bands.shape[0]):
+        left = band * WIDTH
+        width = min(WIDTH, d - left)
+        for i in range(rows.shape[0]):
+            bands[band, i, :width] = rows[i, left : left + width]
+            bands[band, i, width:] = 0
+
+
+@_jit
 def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d_decoder, d_target, residual):
-    """Prefix-weighted loss of the codes[:, start:stop] against y, and its exact gradients, times `weight`.
+    """One band's part of the prefix-weighted loss of the codes[:, start:stop] against y, and of its exact gradients.
 
     Parameters
     ----------
-    y : [B, d]
+    y : [B, WIDTH]
         What to reconstruct.
-    decoder : [K, d]
+    decoder : [K, WIDTH]
     survival : [K]
         T(i) = P(l >= i), the weight of all prefixes that hold latent i.
     indices, values : [B, m]
     weight : float
+        What the gradients are multiplied by.
     d_values : [B, m]
-        Written: gradient with respect to the values; 0 where a value is 0 (the ReLU's gradient).
-    d_decoder : [K, d]
-        Added to: this thread's buffer.
-    d_target : [d]
+        Added to: gradient with respect to the values; nothing where a value is 0 (the ReLU's gradient).
+    d_decoder : [K, WIDTH]
+        Added to.
+    d_target : [WIDTH]
         Added to: gradient with respect to a bias added to every prefix' reconstruction.
-    residual : [B, d]
+    residual : [B, WIDTH]
         Written: y minus the full reconstruction.
 
     Returns
     -------
     (float, float)
         Sums over the tokens, without `weight`: the prefix-weighted squared error and that of the full code.
+
+    Notes
+    -----
+    Backwards, g_t = S_t - T_t (y - r_t) is not summed anew: g_(t-1) = g_t - (T_(t-1) - T_t) (y - r_(t-1)).
     """
-    d = decoder.shape[1]
     number = y.dtype.type
-    error = np.empty(d, y.dtype)
-    suffix = np.empty(d, y.dtype)
+    error = np.empty(WIDTH, y.dtype)
+    g = np.empty(WIDTH, y.dtype)
     twice = number(2 * weight)
     loss, full = 0.0, 0.0
     for b in range(y.shape[0]):
+        target, left = y[b], residual[b]
         norm = number(0)
-        for c in range(d):
-            error[c] = y[b, c]
-            suffix[c] = 0
+        for c in range(WIDTH):
+            error[c] = target[c]
             norm += error[c] * error[c]
         token_loss = norm
         for t in range(start, stop):
@@ -202,46 +273,48 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
                 i = indices[b, t]
                 row = decoder[i]
                 after = number(0)
-                for c in range(d):
+                for c in range(WIDTH):
                     error[c] -= z * row[c]
                     after += error[c] * error[c]
                 token_loss += survival[i] * (after - norm)
                 norm = after
         loss += token_loss
         full += norm
-        for c in range(d):
-            residual[b, c] = error[c]
+        for c in range(WIDTH):
+            left[c] = error[c]
+            g[c] = 0
+        share = number(0)
         for t in range(stop - 1, start - 1, -1):
             z = values[b, t]
-            d_values[b, t] = 0
             if z > 0:
                 i = indices[b, t]
+                row, gradient = decoder[i], d_decoder[i]
+                change = survival[i] - share
                 share = survival[i]
-                row = decoder[i]
-                gradient_row = d_decoder[i]
                 scaled = twice * z
                 dot = number(0)
-                for c in range(d):
-                    gradient = suffix[c] - share * error[c]
-                    dot += gradient * row[c]
-                    gradient_row[c] += scaled * gradient
-                    v = z * row[c]
-                    error[c] += v
-                    suffix[c] += share * v
-                d_values[b, t] = twice * dot
-        for c in range(d):
-            d_target[c] += twice * (suffix[c] - y[b, c])
+                for c in range(WIDTH):
+                    now = g[c] - change * error[c]
+                    g[c] = now
+                    dot += now * row[c]
+                    gradient[c] += scaled * now
+                    error[c] += z * row[c]
+                d_values[b, t] += twice * dot
+        # the prefixes before a token's first latent are empty, their error is the target itself
+        empty = number(1) - share
+        for c in range(WIDTH):
+            d_target[c] += twice * (g[c] - empty * target[c])
     return loss, full
 
 
 @_jit
-def by_latent(indices, values, k, starts, tokens, slots, silence, energy):
+def by_latent(indices, values, k, entries, silence, energy):
     """Group the active entries of the codes [B, m] by latent (a counting sort, tokens ascending in each group).
 
-    Entries of latent i are at starts[i]:starts[i + 1] of tokens and slots (int32, their row and column);
-    starts int64 [K + 1]. Tokens and slots need room for B m entries. silence [K] is set to 0 for the latents that are
-    active in the first k columns, and their squared values are added to energy float64 [K].
+    Written: entries (Entries). silence [K] is set to 0 for the latents that are active in the first k columns, and
+    their squared values are added to energy float64 [K].
     """
+    starts = entries.starts
     n_latents = starts.shape[0] - 1
     for i in range(n_latents + 1):
         starts[i] = 0
@@ -260,19 +333,20 @@ def by_latent(indices, values, k, starts, tokens, slots, silence, energy):
         for t in range(m):
             if values[b, t] > 0:
                 i = indices[b, t]
-                tokens[place[i]] = b
-                slots[place[i]] = t
+                entries.tokens[place[i]] = b
+                entries.slots[place[i]] = t
                 place[i] += 1
 
 
 @_jit
-def _encoder_gradient(y, d_values, tokens, slots, start, stop, gradient):
-    """gradient [d] = sum over a latent's entries of their d_value times their token; returns the bias' gradient."""
+def _encoder_gradient(y, d_values, entries, i, gradient):
+    """gradient [d] = sum over latent i's entries of their d_value times their token; returns the bias' gradient."""
     d = y.shape[1]
+    tokens, slots = entries.tokens, entries.slots
     total = y.dtype.type(0)
     for c in range(d):
         gradient[c] = 0
-    e = start
+    e, stop = entries.starts[i], entries.starts[i + 1]
     while e + 4 <= stop:  # four tokens a pass: the sum is loaded and stored once for the four
         g0, g1 = d_values[tokens[e], slots[e]], d_values[tokens[e + 1], slots[e + 1]]
         g2, g3 = d_values[tokens[e + 2], slots[e + 2]], d_values[tokens[e + 3], slots[e + 3]]
@@ -291,29 +365,26 @@ def _encoder_gradient(y, d_values, tokens, slots, start, stop, gradient):
 
 
 @_jit
-def gradients(y, d_values, tokens, slots, starts, buffers, encoder, d_encoder, d_bias, d_decoder, d_input):
+def gradients(y, d_values, entries, d_decoder, encoder, found, d_input):
     """The dense gradients, for tests and diagnosis; `update` computes the same and never stores them.
 
-    d_encoder [K, d], d_bias [K], d_decoder [K, d] and d_input [d] (through the encoder's input) are written.
+    Written: found (Rows) and d_input [d] (through the encoder's input). d_decoder [bands, K, WIDTH]: from `walk`.
     """
     d_input[:] = 0
     for i in range(encoder.shape[0]):
-        d_bias[i] = _encoder_gradient(y, d_values, tokens, slots, starts[i], starts[i + 1], d_encoder[i])
-        d_decoder[i] = buffers[:, i].sum(axis=0)
-        d_input += d_bias[i] * encoder[i]
+        found.bias[i] = _encoder_gradient(y, d_values, entries, i, found.encoder[i])
+        found.decoder[i] = d_decoder[:, i].copy().reshape(-1)[: y.shape[1]]
+        d_input += found.bias[i] * encoder[i]
 
 
 @_jit
-def adam(parameter, gradient, unit, first, second, rate, correction, beta1, beta2, epsilon):
-    """One Adam step (arXiv:1412.6980, algorithm 1) in place, on unit * gradient.
-
-    correction = 1 - beta2^step; rate holds 1 - beta1^step.
-    """
-    keep1, keep2 = parameter.dtype.type(beta1), parameter.dtype.type(beta2)
-    new1, new2 = parameter.dtype.type(1 - beta1), parameter.dtype.type(1 - beta2)
-    scale = parameter.dtype.type(1 / np.sqrt(correction))
-    rate, epsilon = parameter.dtype.type(rate), parameter.dtype.type(epsilon)
-    unit = parameter.dtype.type(unit)
+def adam(parameter, gradient, first, second, step):
+    """One step of Adam in place; step: Adam."""
+    number = parameter.dtype.type
+    keep1, keep2 = number(step.beta1), number(step.beta2)
+    new1, new2 = number(1 - step.beta1), number(1 - step.beta2)
+    scale = number(1 / np.sqrt(step.correction))
+    rate, epsilon, unit = number(step.rate), number(step.epsilon), number(step.unit)
     for c in range(parameter.shape[0]):
         g = unit * gradient[c]
         m = keep1 * first[c] + new1 * g
@@ -324,55 +395,66 @@ def adam(parameter, gradient, unit, first, second, rate, correction, beta1, beta
 
 
 @_jit
-def update(
-    part, parts, frozen, y, d_values, tokens, slots, starts, buffers, encoder, bias, decoder,
-    encoder_first, encoder_second, bias_first, bias_second, decoder_first, decoder_second,
-    unit, rate, correction, beta1, beta2, epsilon, d_input, half,
-):  # fmt: skip
-    """Gradients, times `unit`, and Adam step of latents part, part + parts, ...: a row's gradient lives in cache only.
+def update(part, parts, frozen, y, d_values, entries, d_decoder, weights, first, second, step, d_input, bands, half):
+    """Gradients and Adam step of latents part, part + parts, ...: a row's gradient lives in the cache only.
 
     A decoder row loses the gradient's part along itself, and is scaled back to unit norm after the step (as in
-    arXiv:2406.04093). Latents below `frozen` keep their weights. `buffers` [threads, K, d] are summed and zeroed.
-    d_input [d] is added to: gradient through the encoder's input. half uint16 [K, d] (or [0, 0]): written, the
-    encoder in bfloat16, rounded to nearest even.
+    arXiv:2406.04093). Latents below `frozen` keep their weights.
+
+    Parameters
+    ----------
+    y, d_values, entries : [B, d], [B, m], Entries
+    d_decoder : [bands, K, WIDTH]
+        From `walk`; set to zero.
+    weights, first, second : Rows
+        Changed in place: the parameters and Adam's moments.
+    step : Adam
+    d_input : [d]
+        Added to: gradient through the encoder's input.
+    bands : [bands, K, WIDTH]
+        Written: the decoder, packed.
+    half : uint16 [K, d] or [0, 0]
+        Written: the encoder in bfloat16, rounded to nearest even.
     """
-    n_latents, d = encoder.shape
-    number = encoder.dtype.type
-    gradient = np.empty(d, encoder.dtype)
-    scalar = np.empty(1, encoder.dtype)
+    n_latents, d = weights.encoder.shape
+    number = weights.encoder.dtype.type
+    gradient = np.empty(d, weights.encoder.dtype)
+    scalar = np.empty(1, weights.encoder.dtype)
     for i in range(part, n_latents, parts):
-        scalar[0] = _encoder_gradient(y, d_values, tokens, slots, starts[i], starts[i + 1], gradient)
-        row = encoder[i]
+        one = slice(i, i + 1)
+        scalar[0] = _encoder_gradient(y, d_values, entries, i, gradient)
+        row = weights.encoder[i]
         through = scalar[0]
         for c in range(d):
             d_input[c] += through * row[c]
         if i >= frozen:
-            adam(row, gradient, unit, encoder_first[i], encoder_second[i], rate, correction, beta1, beta2, epsilon)
-            adam(bias[i : i + 1], scalar, unit, bias_first[i : i + 1], bias_second[i : i + 1],
-                 rate, correction, beta1, beta2, epsilon)  # fmt: skip
-        row = decoder[i]
-        for c in range(d):
-            gradient[c] = 0
-        for part_buffer in range(buffers.shape[0]):
-            buffer = buffers[part_buffer, i]
-            for c in range(d):
-                gradient[c] += buffer[c]
-                buffer[c] = 0
+            adam(row, gradient, first.encoder[i], second.encoder[i], step)
+            adam(weights.bias[one], scalar, first.bias[one], second.bias[one], step)
+        row = weights.decoder[i]
+        for band in range(bands.shape[0]):
+            left = band * WIDTH
+            width = min(WIDTH, d - left)
+            gradient[left : left + width] = d_decoder[band, i, :width]
+            d_decoder[band, i] = 0
         if i >= frozen:
             along = number(0)
             for c in range(d):
                 along += gradient[c] * row[c]
             for c in range(d):
                 gradient[c] -= along * row[c]
-            adam(row, gradient, unit, decoder_first[i], decoder_second[i], rate, correction, beta1, beta2, epsilon)
+            adam(row, gradient, first.decoder[i], second.decoder[i], step)
             norm = number(0)
             for c in range(d):
                 norm += row[c] * row[c]
             inverse = number(1) / np.sqrt(norm)
             for c in range(d):
                 row[c] *= inverse
+            for band in range(bands.shape[0]):
+                left = band * WIDTH
+                width = min(WIDTH, d - left)
+                bands[band, i, :width] = row[left : left + width]
     if half.shape[0]:
-        bits = encoder.view(np.uint32)
+        bits = weights.encoder.view(np.uint32)
         for i in range(part, n_latents, parts):
             for c in range(d):
                 u = bits[i, c]

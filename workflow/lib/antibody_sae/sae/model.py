@@ -3,7 +3,7 @@
 With y = (x - pre_bias) / scale, z = TopK(relu(W_e y + b_e)) and unit decoder rows d_i, the reconstruction is
 x' = pre_bias + scale * sum_i z_i d_i. Training minimises sum over l of p(l) ||y - D Lambda_l z||^2, where Lambda_l
 keeps latents 1 to l of the code. The architectures differ in p only: TopK puts all of p on the full code
-(arXiv:2406.04093), Matryoshka on the edges of a few groups (arXiv:2503.17547), Ordered on every prefix, decreasing
+(arXiv:2406.04093), Matryoshka on the edges of a few groups (arXiv:2503.17547), Ordered on every prefix
 (arXiv:2512.02194).
 
 Use a trained SAE on your own activations x [n, d_model]:
@@ -103,8 +103,9 @@ class SAE:
                 setattr(copy, name, value.to(device))
         return copy
 
-    def center(self, x: Tensor) -> Tensor:
+    def center(self, x: Tensor | np.ndarray) -> Tensor:
         """(x - pre_bias) / scale as float32 on the SAE's device. Raises InputError for a wrong shape, NaN or Inf."""
+        x = x if isinstance(x, Tensor) else torch.tensor(np.asarray(x, np.float32))
         if x.ndim != 2 or x.shape[1] != self.d_model:
             raise InputError(f"activations of shape {tuple(x.shape)}: this SAE reads [n, {self.d_model}]")
         y = (x.to(self.pre_bias.device, torch.float32) - self.pre_bias) / self.scale
@@ -113,8 +114,9 @@ class SAE:
         return y
 
     @torch.no_grad()
-    def encode(self, x: Tensor) -> Codes:
-        """Codes of raw activations x [n, d_model]. Raises InputError for a wrong shape, NaN or Inf."""
+    def encode(self, x: Tensor | np.ndarray) -> Codes:
+        """Codes, on the SAE's device, of raw activations x [n, d_model]: a tensor on any device or an array, of any
+        number type. Raises InputError for a wrong shape, NaN or Inf."""
         y = self.center(x)
         if y.device.type != "cpu":
             hidden = preactivations(y, self.encoder_weight, self.encoder_bias).relu()
@@ -123,12 +125,11 @@ class SAE:
             return Codes(torch.where(active > 0, chosen, 0).int(), active)
         indices = np.empty((len(y), self.k), dtype=np.int32)
         values = np.empty((len(y), self.k), dtype=np.float32)
-        weight, bias = self.encoder_weight.numpy(), self.encoder_bias.numpy()
         for start in range(0, len(y), TILE):
             tile = slice(start, start + TILE)
-            keys = sort_keys(preactivations(y[tile], self.encoder_weight, self.encoder_bias))
-            kernels.select_topk(keys, self.k, _ALL, indices[tile])
-            kernels.activations(y[tile].numpy(), weight, bias, indices[tile], 0, self.k, values[tile])
+            hidden = preactivations(y[tile], self.encoder_weight, self.encoder_bias)
+            kernels.select_topk(sort_keys(hidden), self.k, _ALL, indices[tile])
+            kernels.take(hidden.numpy(), indices[tile], 0, self.k, values[tile])
         indices[values == 0] = 0
         return Codes(torch.from_numpy(indices), torch.from_numpy(values))
 
@@ -158,6 +159,16 @@ class SAE:
     def load(cls, folder: str | Path, expected: Mapping[str, Any] | None = None) -> SAE:
         """Read what `save` wrote. `expected` (model, layer, ...) must agree with config.json, else InputError."""
         path = Path(folder) / "config.json"
+        if not path.is_file():
+            near = sorted(str(p.parent) for p in Path(folder).glob("**/config.json"))[:5]
+            raise InputError(
+                f"{folder}: holds no SAE (config.json, sae.safetensors); "
+                + (
+                    f"there are {', '.join(near)}"
+                    if near
+                    else "trained ones are results/<run>/saes/layer<L>/<name>-seed<S>"
+                )
+            )
         config = read_json(path)
         if missing := [key for key in ("latents", "d_model", "k", "scale", "sha256") if key not in config]:
             raise InputError(f"{path}: {', '.join(missing)} missing; delete the folder and train the SAE again")

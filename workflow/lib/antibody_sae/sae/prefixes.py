@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 ARCHITECTURES = ("topk", "ordered", "matryoshka")
-LAWS = ("harmonic", "zipf", "geometric", "uniform")
+LAWS = ("zipf", "geometric", "uniform")
 
 
 def survival(
@@ -18,9 +18,11 @@ def survival(
 ) -> np.ndarray:
     """[latents] float64: P(l >= i) for latents i = 1, 2, ..., the weight of all prefixes that hold latent i.
 
-    The Ordered prefix law p(l) is proportional to 1/l (harmonic), l^-exponent (zipf), exp(-exponent l / latents)
-    (geometric) or 1 (uniform), with `full_mass` of it moved to the full code l = latents. Matryoshka: equal shares on
-    the edges of `groups` nested groups, each twice as wide as the one before. TopK: all on the full code.
+    The Ordered prefix law is (1 - full_mass) q(l) + full_mass [l = latents], where q(l) is proportional to l^-exponent
+    (zipf), exp(-exponent l / latents) (geometric) or 1 (uniform). With full_mass 0 it is a law that falls with l, or is
+    even (arXiv:2512.02194); otherwise it falls up to the last prefix and holds a spike there: a TopK loss of weight
+    full_mass beside the ordered one. Matryoshka: equal shares on the edges of `groups` nested groups, each twice as
+    wide as the one before. TopK: all on the full code.
     """
     steps = np.arange(1, latents + 1, dtype=np.float64)
     p = np.zeros(latents)
@@ -31,7 +33,6 @@ def survival(
         np.add.at(p, edges - 1, 1.0 / groups)
     else:
         p = {
-            "harmonic": lambda: 1 / steps,
             "zipf": lambda: steps**-exponent,
             "geometric": lambda: np.exp(-exponent * steps / latents),
             "uniform": lambda: np.ones(latents),

@@ -36,17 +36,19 @@ class Settings:
     """k at the first step, annealed geometrically to k; null: 4 k."""
     k_warmup: float = 0.2
     """Share of the run over which k is annealed; 0 turns it off."""
-    law: str = "harmonic"
-    """Prefix law of the Ordered SAE: harmonic, zipf, geometric or uniform; see sae.survival."""
+    law: str = "zipf"
+    """Prefix law of the Ordered SAE: zipf, geometric or uniform; see sae.survival."""
     exponent: float = 1.0
-    """Of the zipf and geometric laws."""
+    """Of the zipf and geometric laws; zipf with 1 is the harmonic law."""
     full_mass: float = 0.75
-    """Share of the prefix law that is put on the full code."""
+    """Share of the prefix law that is put on the full code. Above 0 the law no longer falls to its end: it has a spike
+    there, which buys reconstruction."""
     groups: int = 5
     """Nested groups of the Matryoshka SAE."""
-    sort_every: int = 50
-    """Ordered: steps after which the latents are put in order of their energy (sum of squared values since the last
-    time); 0: never. A permutation leaves the full reconstruction alone, and gradients hardly ever find one."""
+    sort_every: int | None = None
+    """Steps after which the latents are put in order of their energy (sum of squared values since the last time); 0:
+    never; null: 50 where the architecture is ordered, else never. A permutation leaves the full reconstruction alone,
+    and gradients hardly ever find one. A TopK SAE is the same with or without, but for the order of its latents."""
     sweep: float = 0.0
     """Ordered: share of the run, at its end, over which latents freeze one by one, lowest index first; 0: none do."""
     aux_k: int = 256
@@ -100,6 +102,11 @@ class Settings:
         rise = min(1.0, (step + 1) / max(1.0, self.warmup * self.steps))
         fall = min(1.0, (self.steps - step) / max(1.0, self.decay * self.steps))
         return self.learning_rate * min(rise, fall)
+
+    def sorts_after(self, step: int) -> bool:
+        """Whether the latents are sorted by energy after a step."""
+        every = (50 if self.architecture == "ordered" else 0) if self.sort_every is None else self.sort_every
+        return every > 0 and (step + 1) % every == 0
 
     def frozen_at(self, step: int) -> int:
         """Latents frozen by unit sweeping at a step (Rippel et al., arXiv:1402.0915)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from antibody_sae import hardware
 from antibody_sae.io import InputError
 from antibody_sae.sae import kernels
 from antibody_sae.sae.model import SAE, TILE, preactivations, select, sort_keys
@@ -41,17 +42,12 @@ class StepLog(NamedTuple):
     dead: int
 
 
-def _bfloat16_in_hardware() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
 class Trainer:
     """The parameters, the optimizer and one training step.
 
     Parameters, in units of `scale`: encoder [K, d], bias [K], decoder [K, d], pre_bias [d]. On the CPU the step runs in
-    the kernels, on `threads` threads: each takes its own tokens, then its own latents. On a GPU plain torch takes the
-    same steps without materialising [batch, k, d].
+    the kernels, on `threads` threads: each takes its own tokens, then its own bands of dimensions, then its own
+    latents. On a GPU plain torch takes the same steps without materialising [batch, k, d].
     """
 
     def __init__(
@@ -91,8 +87,7 @@ class Trainer:
         self._survival = settings.survival().astype(np.float32)
         dtype = settings.encoder_dtype
         if dtype == "auto":
-            fast = self.device.type == "cuda" or _bfloat16_in_hardware()
-            dtype = "bfloat16" if fast else "float32"
+            dtype = hardware.fast_dtype(self.device)
         self._half = dtype == "bfloat16"
         if self.device.type == "cpu":
             self._prepare_cpu()
@@ -115,8 +110,7 @@ class Trainer:
         self.silence[:] = state["silence"].numpy()
         self.energy[:] = state["energy"].numpy()
         self.position = int(state["position"])
-        if self.device.type == "cpu" and self._half:
-            self._encoder_half.copy_(self.parameters["encoder"])
+        self._refresh()
 
     def sae(
         self, config: Mapping[str, Any], max_activation: Tensor | None = None, density: Tensor | None = None
@@ -148,7 +142,7 @@ class Trainer:
         self.silence += len(y)
         loss, full, aux = run(y, settings.k_at(s), dead, 1 / variance)
         self.position += 1
-        if settings.architecture == "ordered" and settings.sort_every and self.position % settings.sort_every == 0:
+        if settings.sorts_after(s):
             self._sort(settings.frozen_at(s))
         return StepLog(loss / variance, full / variance, aux, len(dead))
 
@@ -161,8 +155,7 @@ class Trainer:
                 values[name].copy_(values[name][rows])
         self.silence[:] = self.silence[order]
         self.energy[:] = 0
-        if self.device.type == "cpu" and self._half:
-            self._encoder_half.copy_(self.parameters["encoder"])
+        self._refresh()
 
     def _rate(self) -> tuple[float, float]:
         """Adam's rate over its first correction, and its second correction, at this step."""
@@ -174,17 +167,29 @@ class Trainer:
         return 1 / max(loss, 1e-30) if self.settings.loss == "log" else 1.0
 
     def _prepare_cpu(self) -> None:
+        """The parameters as the kernels see them, and the step's scratch space."""
         latents, d = self.parameters["encoder"].shape
-        self._numpy = {k: v.numpy() for k, v in self.parameters.items()}
-        self._numpy_first = {k: v.numpy() for k, v in self.first.items()}
-        self._numpy_second = {k: v.numpy() for k, v in self.second.items()}
-        self._buffers = np.zeros((self.threads, latents, d), dtype=np.float32)
+        bands = -(-d // kernels.WIDTH)
+        self._rows = [
+            kernels.Rows(*(values[name].numpy() for name in kernels.Rows._fields))
+            for values in (self.parameters, self.first, self.second)
+        ]
+        self._bands = np.zeros((bands, latents, kernels.WIDTH), dtype=np.float32)
+        self._d_decoder = np.zeros_like(self._bands)
         self._starts = np.empty(latents + 1, dtype=np.int64)
         self._encoder_half = self.parameters["encoder"].bfloat16() if self._half else torch.empty(0)
         self._half_bits = (
             self._encoder_half.view(torch.uint16).numpy() if self._half else np.empty((0, 0), dtype=np.uint16)
         )
         self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """The copies of the parameters that the kernels read, after a change from outside a step."""
+        if self.device.type == "cpu":
+            kernels.pack(self.parameters["decoder"].numpy(), self._bands)
+            if self._half:
+                self._encoder_half.copy_(self.parameters["encoder"])
 
     def _each_thread(self, work: Callable[[int], Any]) -> list[Any]:
         """work(0), ..., work(threads - 1), side by side; torch keeps to one thread in each."""
@@ -198,73 +203,75 @@ class Trainer:
             torch.set_num_threads(before)
 
     def _step_cpu(self, y: Tensor, k: int, dead: np.ndarray, weight: float) -> tuple[float, float, float]:
-        p, target = self._numpy, y.numpy()
+        rows, first, second = self._rows
+        target = y.numpy()
         n, d = target.shape
         columns = k + min(self.settings.aux_k, len(dead))
         indices = np.empty((n, columns), dtype=np.int32)
         values = np.empty((n, columns), dtype=np.float32)
-        d_values = np.empty((n, columns), dtype=np.float32)
-        residual = np.empty_like(target)
-        d_targets = np.zeros((self.threads, d), dtype=np.float32)
+        d_values = np.zeros((self.threads, n, columns), dtype=np.float32)
+        bands = range(len(self._bands))
+        packed, residual = (np.empty((len(bands), n, kernels.WIDTH), dtype=np.float32) for _ in range(2))
+        d_target = np.zeros((len(bands), kernels.WIDTH), dtype=np.float32)
         d_inputs = np.zeros((self.threads, d), dtype=np.float32)
         weights = self._encoder_half if self._half else self.parameters["encoder"]
         bias = self.parameters["bias"].to(weights.dtype)
 
-        def tiles(thread: int) -> Iterator[slice]:
+        def choose(thread: int) -> None:
             first, last = (n * i // self.threads for i in (thread, thread + 1))
+            kernels.pack(target[first:last], packed[:, first:last])
             for start in range(first, last, TILE):
-                yield slice(start, min(start + TILE, last))
-
-        def main(thread: int) -> np.ndarray:
-            sums = np.zeros(2)
-            for tile in tiles(thread):
-                keys = sort_keys(preactivations(y[tile].to(weights.dtype), weights, bias))
+                tile = slice(start, min(start + TILE, last))
+                hidden = preactivations(y[tile].to(weights.dtype), weights, bias)
+                keys = sort_keys(hidden)
                 kernels.select_topk(keys, k, _ALL_LATENTS, indices[tile])
                 if columns > k:
                     kernels.select_topk(keys, columns - k, dead, indices[tile, k:])
-                kernels.activations(target[tile], p["encoder"], p["bias"], indices[tile], 0, columns, values[tile])
-                sums += kernels.walk(
-                    target[tile], p["decoder"], self._survival, indices[tile], values[tile], 0, k, weight,
-                    d_values[tile], self._buffers[thread], d_targets[thread], residual[tile],
-                )  # fmt: skip
-            return sums
+                if self._half:
+                    kernels.activations(target[tile], rows.encoder, rows.bias, indices[tile], 0, columns, values[tile])
+                else:
+                    kernels.take(hidden.numpy(), indices[tile], 0, columns, values[tile])
 
-        loss, full = map(float, np.sum(self._each_thread(main), axis=0))
+        def walk(
+            of: np.ndarray, survival: np.ndarray, start: int, stop: int, weight: float, bias: np.ndarray
+        ) -> np.ndarray:
+            """The loss of columns start:stop against `of`; gradients are added to."""
+
+            def part(thread: int) -> np.ndarray:
+                sums = np.zeros(2)
+                for band in bands[thread :: self.threads]:
+                    sums += kernels.walk(
+                        of[band], self._bands[band], survival, indices, values, start, stop, weight,
+                        d_values[thread], self._d_decoder[band], bias[band], residual[band],
+                    )  # fmt: skip
+                return sums
+
+            return np.sum(self._each_thread(part), axis=0)
+
+        self._each_thread(choose)
+        loss, full = map(float, walk(packed, self._survival, 0, k, weight, d_target))
         unit, aux = self._unit(loss * weight), 0.0
         if columns > k:
             # AuxK (arXiv:2406.04093, A.2): dead latents reconstruct what is left, which is held fixed
-            ones, nowhere = np.ones_like(self._survival), np.zeros((self.threads, d), dtype=np.float32)
-
-            def auxiliary(thread: int) -> float:
-                left = 0.0
-                for tile in tiles(thread):
-                    left += kernels.walk(
-                        residual[tile], p["decoder"], ones, indices[tile], values[tile], k, columns,
-                        self.settings.aux_weight / max(full, 1e-30) / unit, d_values[tile], self._buffers[thread],
-                        nowhere[thread], np.empty_like(target[tile]),
-                    )[1]  # fmt: skip
-                return left
-
-            aux = sum(self._each_thread(auxiliary)) / max(full, 1e-30)
-        tokens, slots = np.empty(n * columns, dtype=np.int32), np.empty(n * columns, dtype=np.int32)
-        kernels.by_latent(indices, values, k, self._starts, tokens, slots, self.silence, self.energy)
-        rate, correction = self._rate()
+            left, nowhere = residual.copy(), np.zeros_like(d_target)
+            share = self.settings.aux_weight / max(full, 1e-30) / unit
+            aux = float(walk(left, np.ones_like(self._survival), k, columns, share, nowhere)[1]) / max(full, 1e-30)
+        entries = kernels.Entries(self._starts, *(np.empty(n * columns, dtype=np.int32) for _ in range(2)))
+        kernels.by_latent(indices, values, k, entries, self.silence, self.energy)
+        d_value = d_values[0] if self.threads == 1 else d_values.sum(0)
+        step = kernels.Adam(unit, *self._rate(), BETA1, BETA2, EPSILON)
         frozen = self.settings.frozen_at(self.position)
 
         def change(thread: int) -> None:
             kernels.update(
-                thread, self.threads, frozen, target, d_values, tokens, slots, self._starts, self._buffers,
-                p["encoder"], p["bias"], p["decoder"],
-                self._numpy_first["encoder"], self._numpy_second["encoder"],
-                self._numpy_first["bias"], self._numpy_second["bias"],
-                self._numpy_first["decoder"], self._numpy_second["decoder"],
-                unit, rate, correction, BETA1, BETA2, EPSILON, d_inputs[thread], self._half_bits,
+                thread, self.threads, frozen, target, d_value, entries, self._d_decoder, rows, first, second, step,
+                d_inputs[thread], self._bands, self._half_bits,
             )  # fmt: skip
 
         self._each_thread(change)
         kernels.adam(
-            p["pre_bias"], d_targets.sum(0) - d_inputs.sum(0), unit, self._numpy_first["pre_bias"],
-            self._numpy_second["pre_bias"], rate, correction, BETA1, BETA2, EPSILON,
+            self.parameters["pre_bias"].numpy(), d_target.reshape(-1)[:d] - d_inputs.sum(0),
+            self.first["pre_bias"].numpy(), self.second["pre_bias"].numpy(), step,
         )  # fmt: skip
         return loss, full, aux
 

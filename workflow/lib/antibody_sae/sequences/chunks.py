@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,12 @@ from antibody_sae.io import (
     write_json,
     write_parquet,
 )
+from antibody_sae.numbering import anarci
+from antibody_sae.numbering.anarci import Numbered
+from antibody_sae.numbering.domains import domains
 from antibody_sae.sequences import readers
+from antibody_sae.sequences.pairing import Cells
+from antibody_sae.sequences.records import Record, Settings, is_nucleotides, open_frames
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
@@ -37,7 +44,7 @@ ACCEPTED = pa.schema(
 )
 """Columns of a chunk's accepted records; metadata columns (strings) follow them."""
 REJECTED = pa.schema([("source", pa.string()), ("line", pa.int64()), ("id", pa.string()), ("reason", pa.string())])
-_PIECE = 256  # sequences between checkpoints
+_PIECE = 384  # sequences between checkpoints
 _BLOCK = 5000  # records read at a time
 _PARTITION = 500_000  # records whose residues are compared in memory at a time
 
@@ -53,14 +60,15 @@ def generate_chunk(
 ) -> None:
     """Generate the chunk-th of `settings["chunks"]` equal parts of `settings["n"]` antibodies.
 
-    Every piece of 256 has a seed of its own, made from (seed, chunk, piece), and is kept under `checkpoints` until the
+    Every piece of 384 has a seed of its own, made from (seed, chunk, piece), and is kept under `checkpoints` until the
     chunk is done, so that a job that was stopped goes on where it was and ends with the same antibodies.
-    `settings`: n, chunks, chains, species, temperature, top_p, prompt, seed.
+    `settings`: n, chunks, chains, species, temperature, top_p, prompt, complete, seed.
     `species` are those of the numbering, which cuts heavy from light where the model writes both in one go.
     """
     start, stop = (settings["n"] * i // settings["chunks"] for i in (chunk, chunk + 1))
     used = {
-        key: settings[key] for key in ("chains", "species", "temperature", "top_p", "prompt", "seed", "chunks", "n")
+        key: settings[key]
+        for key in ("chains", "species", "temperature", "top_p", "prompt", "complete", "seed", "chunks", "n")
     }
     text = json.dumps([used, model.provenance, str(model.dtype), list(species), chunk], sort_keys=True)
     folder = Path(checkpoints) / f"chunk-{chunk}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
@@ -85,22 +93,23 @@ def generate_chunk(
 def _generate(
     model: AntibodyModel, settings: Mapping[str, Any], species: Sequence[str], n: int, seed: Sequence[int]
 ) -> pa.Table:
-    from antibody_sae.numbering.anarci import split_pairs
-
     chains = settings["chains"]
     written = model.generate(
         n,
         chains=chains,
         species=settings["species"],
-        seed=int(np.random.SeedSequence(seed).generate_state(1)[0]),
+        seed=seed,
         temperature=settings["temperature"],
         top_p=settings["top_p"],
         prompt=settings["prompt"],
+        complete=settings["complete"],
         max_residues=320 if chains == "HL" else 160,
     )
     texts = [one.text for one in written]
     pairs = (
-        split_pairs(texts, species) if chains == "HL" else [(t, None) if chains == "H" else (None, t) for t in texts]
+        anarci.split_pairs(texts, species)
+        if chains == "HL"
+        else [(t, None) if chains == "H" else (None, t) for t in texts]
     )
     reasons = [
         "did not end by itself" if not one.ended
@@ -130,64 +139,228 @@ def read_chunk(
 ) -> None:
     """Read files into a table of accepted antibodies and one of refused records with their reasons.
 
-    `settings`: chains, species, format, columns, metadata, pair_pattern, min_length, max_length. Each chain is cut to
-    its variable domain (a language model of variable domains must not read leader peptides and constant regions), and
-    one in which there is no such domain, or one of the other kind, is refused.
+    `settings`: chains, species, format, columns, metadata, pair_pattern, join, translate, min_length, max_length. Each
+    chain is cut to its variable domain (a language model of variable domains must not read leader peptides and
+    constant regions), and one in which there is no such domain, or one of the other kind, is refused. What was decided
+    on the way (pairs, repeated ids, words that are no species) is printed, so it stands in the log.
     """
-    how = readers.Settings(
-        **{key: settings[key] for key in ("chains", "format", "columns", "metadata", "pair_pattern")}
-    )
+    how = Settings.of(settings)
     names = dict.fromkeys(name for path in paths for name in readers.metadata_columns(path, how))
     schema = pa.schema([*ACCEPTED, ("id", pa.string()), *((name, pa.string()) for name in names)])
+    lengths = settings["min_length"], settings["max_length"]
     with parquet_writer(accepted, schema) as good, parquet_writer(rejected, REJECTED) as bad:
-        for path in paths:
-            records = progress(readers.read(path, how), None, f"reading {Path(path).name}")
-            seen: set[int] = set()
-            source = iter(records)
+        for scope in _scopes(paths, how):
+            what = ", ".join(Path(path).name for path in scope)
+            source = iter(progress(antibodies(scope, how, species, lengths), None, f"reading {what}"))
             while block := list(islice(source, _BLOCK)):
-                _refuse_repeated_ids(block, seen)
-                _cut(block, species, settings["min_length"], settings["max_length"])
                 rows = [
                     {"antibody_id": antibody_id(r.heavy, r.light), "heavy": r.heavy, "light": r.light,
-                     "species": r.species or settings["species"], "source": path, "line": r.line, "id": r.id,
+                     "species": r.species or settings["species"], "source": r.source, "line": r.line, "id": r.id,
                      **r.metadata}
                     for r in block if not r.reason
                 ]  # fmt: skip
                 if rows:
                     good.write_table(pa.Table.from_pylist(rows, schema))
-                refused = [{"source": path, "line": r.line, "id": r.id, "reason": r.reason} for r in block if r.reason]
+                refused = [
+                    {"source": r.source, "line": r.line, "id": r.id, "reason": r.reason} for r in block if r.reason
+                ]
                 if refused:
                     bad.write_table(pa.Table.from_pylist(refused, REJECTED))
 
 
-def _refuse_repeated_ids(records: Sequence[readers.Record], seen: set[int]) -> None:
-    """An id must name one record of its file. `seen` forgets after a million ids, so that memory stays bounded."""
-    for record in records:
-        if record.id and not record.reason:
-            if len(seen) >= 1_000_000:
-                seen.clear()
-            key = hash(record.id)
-            if key in seen:
-                record.reason = "duplicate id"
-            seen.add(key)
+def _scopes(paths: Sequence[str], how: Settings) -> list[Sequence[str]]:
+    """Files whose chains may be pairs: each by itself, all of them (join: id), or two by two (join: order)."""
+    if how.join == "id":
+        return [paths]
+    if how.join != "order":
+        return [[path] for path in paths]
+    if len(paths) % 2:
+        raise InputError(
+            "sequences.join: order takes files two by two, heavy and light, in the order of sequences.paths; there "
+            f"are {len(paths)}"
+        )
+    return [paths[i : i + 2] for i in range(0, len(paths), 2)]
 
 
-def _cut(records: Sequence[readers.Record], species: Sequence[str], shortest: int, longest: int) -> None:
-    from antibody_sae.numbering.anarci import number
+def antibodies(
+    paths: Sequence[str], how: Settings, species: Sequence[str], lengths: tuple[int, int]
+) -> Iterator[Record]:
+    """The records of files whose chains may be pairs: numbered, cut, paired, each with an id of its own or a reason.
 
+    `lengths` are the fewest and most residues of a variable domain. Files that hold pairs a chain at a time are read
+    twice: what belongs to a cell is known before the first is decided, and only cells still incomplete are held.
+    """
+    what = ", ".join(Path(path).name for path in paths)
+    files = "" if how.join else " in this file (see sequences.pair_pattern and sequences.join)"
+    cells = Cells((r.cell for r in _in_cells(paths, how)) if how.chains == "HL" else (), files)
+    ids = _Ids()
+    notes: Counter[str] = Counter()
+    source = _in_cells(paths, how)
+    for record in _numbered(source, how, species, lengths, cells):
+        notes[record.note] += bool(record.note)
+        if not record.reason and ids.rename(record):
+            notes["records repeat an id over other residues: the id got a suffix (-2, -3, ...)"] += 1
+        yield record
+    if cells.counts:
+        by = "over these files" if how.join else "within the file"
+        said = "; ".join(f"{n} {key}" for key, n in cells.counts.items())
+        print(f"{what}: chains joined by cell or name {by}, several by molecules or reads: {said}", file=sys.stderr)
+    for note, n in notes.items():
+        if n:
+            print(f"{what}: {n} {note}", file=sys.stderr)
+
+
+def _in_cells(paths: Sequence[str], how: Settings) -> Iterator[Record]:
+    """The records of some files; with `join: order` the n-th records of two files share a cell."""
+    if how.join != "order" or how.chains != "HL":
+        for path in paths:
+            yield from readers.read(path, how)
+        return
+    for number, pair in enumerate(zip_longest(*(readers.read(path, how) for path in paths)), start=1):
+        if None in pair:
+            raise InputError(
+                f"{' and '.join(map(str, paths))}: one ends after {number - 1} records; sequences.join: order needs "
+                "as many in both"
+            )
+        for record in pair:
+            record.cell = None if record.reason else (str(number), pair[0].id)
+            yield record
+
+
+def _numbered(
+    source: Iterator[Record], how: Settings, species: Sequence[str], lengths: tuple[int, int], cells: Cells
+) -> Iterator[Record]:
+    while block := list(islice(source, _BLOCK)):
+        _cut(block, how, species, *lengths)
+        for record in block:
+            yield from cells.add(record)
+    yield from cells.rest()
+
+
+class _Ids:
+    """Gives a repeated id a suffix where the residues differ; forgets after a million ids, which bounds memory."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, int] = {}  # hashes of id and residues
+        self._others: dict[tuple[str, int], str] = {}
+
+    def rename(self, record: Record) -> bool:
+        """Whether the record's id had to change."""
+        if not record.id:
+            return False
+        if len(self._first) >= 1_000_000:
+            self._first.clear()
+            self._others.clear()
+        residues = hash((record.heavy, record.light))
+        if self._first.setdefault(hash(record.id), residues) == residues:
+            return False
+        new = self._others.get((record.id, residues))
+        if new is None:
+            new = next(name for n in count(2) if hash(name := f"{record.id}-{n}") not in self._first)
+            self._first[hash(new)] = residues
+            self._others[record.id, residues] = new
+        record.id = new
+        return True
+
+
+class _Numbering:
+    """Numbering of some chains, each distinct one once."""
+
+    def __init__(self, species: Sequence[str]) -> None:
+        self._species = species
+        self._known: dict[str, Numbered] = {}
+
+    def __call__(self, chains: Iterable[str]) -> list[Numbered]:
+        chains = list(chains)
+        new = [chain for chain in dict.fromkeys(chains) if chain not in self._known]
+        self._known.update(zip(new, anarci.number(new, self._species), strict=True))
+        return [self._known[chain] for chain in chains]
+
+
+def _cut(records: Sequence[Record], how: Settings, species: Sequence[str], shortest: int, longest: int) -> None:
+    """Give each chain of unknown type its side, and cut every chain to its variable domain, or say why not."""
+    number = _Numbering(species)
+    if how.translate:
+        _translate([r for r in records if not r.reason], number)
+    unknown = [r for r in records if r.chains and not r.reason]
+    if how.chains == "HL":
+        _split_domains([r for r in unknown if len(r.chains) == 1], number, species)
+    number(chain for r in unknown for chain in r.chains)
+    for record in unknown:
+        _assign(record, number(record.chains), how)
     sides = [(r, side) for r in records for side in ("heavy", "light") if not r.reason and getattr(r, side)]
-    numbered = number([getattr(record, side) for record, side in sides], species)
+    numbered = number(getattr(record, side) for record, side in sides)
     for (record, side), found in zip(sides, numbered, strict=True):
         chain = getattr(record, side)[max(found.start, 0) : found.end if found.end > 0 else None]
         setattr(record, side, chain)
         if record.reason:
             continue
         if found.chain is None:
-            record.reason = f"{side} chain: {found.status}"
+            record.reason = f"{side} chain: {_status(found)}"
         elif (found.chain == "H") != (side == "heavy"):
             record.reason = f"{side} chain: is of type {found.chain}"
         elif not shortest <= len(chain) <= longest:
             record.reason = f"{side} chain: wrong length (not {shortest} to {longest} residues)"
+
+
+def _status(found: Numbered) -> str:
+    scfv = re.search(r"\((H\+[KL]|[KL]\+H)\)", found.status)
+    return f"{found.status} (an scFv or a joined pair: sequences.chains: HL reads both)" if scfv else found.status
+
+
+def _assign(record: Record, numbered: Sequence[Numbered], how: Settings) -> None:
+    """Make the record's chains its heavy and light one, as numbering found them."""
+    label = f"{how.wanted[0]} chain" if len(how.wanted) == 1 else "chain"
+    if failed := next((found for found in numbered if found.chain is None), None):
+        record.reason = f"{label}: {_status(failed)}"
+        return
+    sides = {("heavy" if found.chain == "H" else "light"): chain
+             for found, chain in zip(numbered, record.chains, strict=True)}  # fmt: skip
+    types = " and ".join(str(found.chain) for found in numbered)
+    if len(sides) < len(numbered):
+        record.reason = f"{label}: two chains in one entry, of types {types}"
+    elif how.chains != "HL" and how.wanted[0] not in sides:
+        record.reason = f"no {how.wanted[0]} chain: it is of type {types}"
+    elif how.chains == "HL" and len(sides) == 1 and record.cell is None:
+        other = "light" if "heavy" in sides else "heavy"
+        record.reason = f"no {other} chain of the pair: neither a cell nor a name says which belongs to it"
+    else:
+        record.heavy, record.light = (sides.get(s) if s in how.wanted else None for s in ("heavy", "light"))
+        record.chains = ()
+
+
+def _split_domains(records: Sequence[Record], number: _Numbering, species: Sequence[str]) -> None:
+    """Cut a chain of two variable domains, an scFv, into one chain each."""
+    found = number(r.chains[0] for r in records)
+    whole = [r for r, one in zip(records, found, strict=True) if _status(one) != one.status]
+    for record, pieces in zip(whole, domains([r.chains[0] for r in whole], species), strict=True):
+        record.chains = tuple(piece for _, piece in pieces)
+
+
+def _translate(records: Sequence[Record], number: _Numbering) -> None:
+    """Put in place of each nucleotide chain the open reading frame in which an antibody domain is found."""
+    places: list[tuple[Record, str | int, str]]
+    places = [(r, side, getattr(r, side)) for r in records for side in ("heavy", "light") if getattr(r, side)]
+    places += [(r, i, chain) for r in records for i, chain in enumerate(r.chains)]
+    frames = {bases: open_frames(bases) for _, _, bases in places if is_nucleotides(bases)}
+    number(frame for stretches in frames.values() for frame in stretches)
+    for record, place, bases in places:
+        if bases not in frames or record.reason:
+            continue
+        found = list(zip(frames[bases], number(frames[bases]), strict=True))
+        residues, domain = next(((f, n) for f, n in found if _is_antibody(n)), ("", None))
+        if domain is None:
+            record.reason = "nucleotides: no reading frame of the six holds an antibody domain"
+        elif "X" in residues[max(domain.start, 0) : domain.end if domain.end > 0 else None]:
+            record.reason = "nucleotides: an unknown base in the domain's reading frame"
+        elif isinstance(place, str):
+            setattr(record, place, residues)
+        else:
+            record.chains = (*record.chains[:place], residues, *record.chains[place + 1 :])
+
+
+def _is_antibody(found: Numbered) -> bool:
+    return found.chain is not None or "antibody domains" in found.status
 
 
 def merge(

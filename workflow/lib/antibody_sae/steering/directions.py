@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -112,7 +111,7 @@ def rate_gradient(
         tokens = tokens.to(model.device)
         acted = where.mask(tokens, int(before[0]), ids).float()
         weights = [torch.from_numpy(np.isin(region, span)).to(model.device) for span in distinct]
-        for span, gradient in zip(distinct, _likelihood_gradients(model, layer, tokens, acted, weights), strict=True):
+        for span, gradient in zip(distinct, model.likelihood_gradients(layer, tokens, acted, weights), strict=True):
             gradients[span].index_add_(0, torch.tensor([owners[p] for p in batch]), gradient.cpu())
     out = []
     for j, span in enumerate(spans):
@@ -120,30 +119,6 @@ def rate_gradient(
         g = gradients[span][used]
         out.append(((y - y.mean())[:, None] * g).mean(0))
     return torch.stack(out)
-
-
-def _likelihood_gradients(
-    model: AntibodyModel, layer: int, tokens: Tensor, acted: Tensor, weights: Sequence[Tensor]
-) -> Iterator[Tensor]:
-    """[batch, d_model] gradients of sum over t of w[t] log p(token t) with respect to a vector added after block
-    `layer` where acted [batch, T] is 1; one for each w [batch, T] in `weights`."""
-    with torch.enable_grad():
-        vector = torch.zeros(len(tokens), 1, model.d_model, device=model.device, requires_grad=True)
-
-        def add(module: Any, inputs: Any, output: Any) -> Any:
-            hidden = output[0] if isinstance(output, tuple) else output
-            changed = (hidden.float() + acted[..., None] * vector).to(hidden.dtype)
-            return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-        handle = model.blocks[layer - 1].register_forward_hook(add)
-        try:
-            logits = model.hf(input_ids=tokens, use_cache=False).logits[:, :-1].float()
-        finally:
-            handle.remove()
-        log_p = logits.log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
-        for i, weight in enumerate(weights):
-            (gradient,) = torch.autograd.grad((log_p * weight[:, 1:]).sum(), vector, retain_graph=i + 1 < len(weights))
-            yield gradient[:, 0].detach()
 
 
 def typical_length(store: Store) -> float:

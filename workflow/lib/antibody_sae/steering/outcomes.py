@@ -45,7 +45,7 @@ class Numbered:
     """Distinct texts that a model wrote, numbered."""
 
     antibodies: pd.DataFrame
-    """One row a text: text, antibody_id, heavy, light, valid (all of its chains were numbered)."""
+    """One row a text: text, antibody_id, heavy, light, valid (complete domains, their cysteines in place)."""
     chains: pd.DataFrame
     """As numbering/chains.parquet, of all texts."""
     residues: pd.DataFrame
@@ -53,7 +53,11 @@ class Numbered:
 
 
 def number_texts(texts: Iterable[str], writing: Mapping[str, Any], settings: Mapping[str, Any]) -> Numbered:
-    """Number each distinct text once; `settings` is the `numbering` section (species, scheme)."""
+    """Number each distinct text once; `settings` is the `numbering` section (species, scheme).
+
+    Incomplete domains are not valid, unless `writing` says that the model need not write complete ones.
+    """
+    whole = writing.get("complete", True)
     distinct = list(dict.fromkeys(texts))
     pairs = split_chains(distinct, writing["chains"], settings["species"])
     columns: dict[str, Any] = {"antibody_id": [f"s{i}" for i in range(len(distinct))], "text": distinct}
@@ -62,7 +66,9 @@ def number_texts(texts: Iterable[str], writing: Mapping[str, Any], settings: Map
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("antibodies.parquet", "chains.parquet", "residues.parquet")]
         write_parquet(antibodies, paths[0])
-        numbering_tables.number_chunk(paths[0], 0, 1, settings["species"], settings["scheme"], paths[1], paths[2])
+        numbering_tables.number_chunk(
+            paths[0], 0, 1, settings["species"], settings["scheme"], paths[1], paths[2], whole
+        )
         chains, residues = read_parquet(paths[1]), read_parquet(paths[2])
     bad = set(chains.loc[chains["status"] != "ok", "antibody_id"])
     antibodies["valid"] = antibodies["antibody_id"].isin(set(chains["antibody_id"]) - bad)
@@ -78,8 +84,9 @@ def outcomes(
     reference: Sequence[str],
     most: int,
 ) -> pd.DataFrame:
-    """What became of each row of `written`: valid, heavy, light, v_gene, j_gene, cdr3 and fr4 (of the heavy, else the
-    light chain), edit_distance (of each arm's first `most` rows), and one bool column a concept.
+    """What became of each row of `written`: valid (complete domains, cysteines in place, ended by itself), heavy,
+    light, v_gene, j_gene, cdr3 and fr4 (of the heavy, else the light chain), edit_distance (of each arm's first `most`
+    rows), and one bool column a concept.
 
     `settings` holds the sections `numbering` and `concepts`; `reference` the training sequences among which the nearest
     is looked for (Levenshtein distance, in residues).
@@ -96,6 +103,8 @@ def outcomes(
     held = label_concepts(found, names, settings["concepts"], writing["species"])
     table = pd.concat([table, pd.DataFrame(held, columns=names)], axis=1)
     rows = written.merge(table.drop(columns="antibody_id"), on="text", how="left", validate="many_to_one")
+    rows["valid"] &= rows["ended"]
+    rows[names] = rows[names].mul(rows["valid"], axis=0)  # what does not count has no concept
     near = (rows["row"] < most).to_numpy() & (rows["text"].str.len() > 0).to_numpy()
     rows["edit_distance"] = np.nan
     if len(reference) and near.any():

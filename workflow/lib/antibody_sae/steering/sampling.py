@@ -12,14 +12,12 @@ from torch import Tensor
 from antibody_sae import interventions
 from antibody_sae.interventions import Edit, Intervention, Where
 from antibody_sae.io import progress
+from antibody_sae.models.generation import BATCH, side_by_side
 from antibody_sae.numbering.anarci import split_chains
 from antibody_sae.sae.model import SAE
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel, Encoded
-
-BATCH = 128
-"""Rows of a batch of generation: fixed, because a row's random numbers come from its batch and place."""
 
 
 def generate(
@@ -34,22 +32,22 @@ def generate(
 ) -> pd.DataFrame:
     """Sequences of all arms: columns arm, row (within the arm), text, ended.
 
-    Arms lie end to end in batches of BATCH rows; chunk c takes every chunks-th batch from the c-th on. A batch's random
-    numbers depend on `seed` and its number alone, so the sequences do not depend on the number of chunks. `writing`:
-    chains, species, temperature, top_p, prompt of the `sequences` section.
+    Arms lie end to end in batches of BATCH rows; chunk c takes every chunks-th batch from the c-th on. A row's random
+    numbers depend on `seed`, its batch and its place there, so the sequences do not depend on the number of chunks.
+    `writing`: chains, species, temperature, top_p, prompt, complete of the `sequences` section.
     """
     arm = np.repeat(np.arange(len(counts)), counts)
     row = np.concatenate([np.arange(n) for n in counts]) if len(counts) else np.empty(0, np.int64)
-    starts = range(0, len(arm), BATCH)
-    mine = range(chunk, len(starts), chunks)
+    mine = range(chunk, -(-len(arm) // BATCH), chunks)
+    width = side_by_side(model, batch_size=BATCH)
     tables = []
-    for b in progress(mine, len(mine), f"writing {len(arm)} sequences in {len(counts)} arms"):
-        rows = slice(starts[b], min(starts[b] + BATCH, len(arm)))
+    groups = range(0, len(mine), width)
+    for start in progress(groups, len(groups), f"writing {len(arm)} sequences in {len(counts)} arms"):
+        batches = mine[start : start + width]
+        rows = np.concatenate([np.arange(b * BATCH, min((b + 1) * BATCH, len(arm))) for b in batches])
         edit = Edit(model, [arms[a] for a in arm[rows]], writing["chains"], writing["species"])
-        word = np.random.SeedSequence([*seed, b]).generate_state(1, np.uint64)[0]
-        written = model.generate(
-            len(arm[rows]), seed=int(word >> np.uint64(1)), layer=layer, edit=edit, batch_size=BATCH, **writing
-        )
+        options = {"seed": seed, "batches": batches, "batch_size": BATCH, "layer": layer, "edit": edit}
+        written = model.generate(len(arm), **options, **writing)
         columns = {"text": [w.text for w in written], "ended": [w.ended for w in written]}
         tables.append(pd.DataFrame({"arm": arm[rows], "row": row[rows], **columns}))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["arm", "row", "text", "ended"])

@@ -6,28 +6,25 @@ from typing import Any
 
 import pandas as pd
 
+from antibody_sae.concepts.catalogue import concept_label, group_of
 from antibody_sae.report.charts import concepts
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.page import Column, Pick, Section, Table, columns
-from antibody_sae.report.run import Run, concept_label, grouped
+from antibody_sae.report.run import Run, grouped
 
-FAMILIES = {
-    "genes": ("Germline genes and families", ("v-family", "j-gene", "light-locus", "chain")),
-    "regions": ("Regions and parts", ("region", "cdr3-part", "conserved", "germline")),
-    "residues": ("Residues and classes", ("residue", "class", "motif")),
-    "cdrs": (
-        "CDR lengths, charge, hydropathy, V identity",
-        ("cdr1-length", "cdr2-length", "cdr3-length", "cdr3-charge", "cdr3-hydropathy", "v-identity"),
-    ),
-    "vgenes": ("V genes", ("v-gene",)),
-    "positions": ("Residues at IMGT positions", ("position",)),
+CHARTS = {
+    "genes": ("Germline genes and families", True),
+    "regions": ("Regions and parts", True),
+    "residues": ("Residues and classes", True),
+    "cdrs": ("CDR lengths, charge, hydropathy, V identity", True),
+    "vgenes": ("V genes", False),
+    "positions": ("Residues at IMGT positions", False),
+    "others": ("Other columns of the input", False),
 }
-"""Chart of the best latents -> its title and the groups of concepts on it; other groups (metadata) get one more."""
-BY_NAME = ("genes", "regions", "residues", "cdrs")
-"""Charts on which a concept is looked up by name, so they keep the catalogue's order; the others go by F1."""
+"""Chart of the best latents, which a catalogue's group names -> (its title, whether its concepts keep the catalogue's
+order, because a reader looks for a name; the others go by F1)."""
 MOST_ROWS = 36
 """Concepts on one chart, those with the largest F1."""
-HEATMAP = ("region", "cdr3-part", "v-family", "j-gene", "cdr3-length", "cdr3-charge", "light-locus", "chain")
 BASELINES = {
     "neuron": "single neuron",
     "pca": "principal component",
@@ -55,21 +52,16 @@ def sections(run: Run, palette: Palette) -> list[Section]:
     return [part for part in parts if part.figures or part.tables]
 
 
-def _family(concept: str) -> str:
-    group = concept.partition("=")[0]
-    return next((key for key, (_, groups) in FAMILIES.items() if group in groups), "others")
-
-
 def _best(run: Run, palette: Palette, picks: list[Pick]) -> Section:
-    best = run.best.assign(family=run.best["concept"].map(_family), label=run.best["concept"].map(concept_label))
+    chart_of = run.best["concept"].map(lambda concept: group_of(concept).chart)
+    best = run.best.assign(family=chart_of, label=run.best["concept"].map(concept_label))
     best["simple_name"] = best["simple_baseline"].map(BASELINES)
-    names = {**{key: text for key, (text, _) in FAMILIES.items()}, "others": "Other columns of the input"}
-    present = [key for key in names if (best["family"] == key).any()]
+    present = [key for key in CHARTS if (best["family"] == key).any()]
     section = Section(
         "The best latent of each concept",
         "Latent and threshold are chosen on validation antibodies; every figure is from test antibodies of other "
         "clonotypes.",
-        picks=[Pick("family", "Concepts", [(key, names[key]) for key in present]), *picks],
+        picks=[Pick("family", "Concepts", [(key, CHARTS[key][0]) for key in present]), *picks],
     )
     keep = ["label", "concept", "sae", "seed", "latent", "f1", "f1_low", "f1_high", "precision", "recall", "auroc", "r"]
     keep += ["simple_name", "f1_simple", "f1_probe_raw"]
@@ -81,12 +73,13 @@ def _best(run: Run, palette: Palette, picks: list[Pick]) -> Section:
         for family in present:
             own = table[table["family"] == family]
             ranked = own.groupby("label")["f1"].max().sort_values(ascending=False).index[:MOST_ROWS].tolist()
-            order = [label for label in dict.fromkeys(own["label"]) if label in ranked] if family in BY_NAME else ranked
+            name, by_name = CHARTS[family]
+            order = [label for label in dict.fromkeys(own["label"]) if label in ranked] if by_name else ranked
             data = own.set_index("label").loc[order].reset_index()[keep].astype({"latent": "int64"})
             data = data.rename(columns={"f1_simple": "simple", "f1_probe_raw": "probe"})
             chart = concepts.best_latents(data, palette)
             pick = {"layer": str(layer), "family": family}
-            section.figures.append(Figure(f"best-{family}-layer{layer}", names[family], about, chart, data, pick))
+            section.figures.append(Figure(f"best-{family}-layer{layer}", name, about, chart, data, pick))
     keys = {(s.layer, s.title, s.seed): s.key for s in run.saes}
     which = zip(best["layer"], best["sae"], best["seed"], best["latent"], strict=True)
     best["latent_href"] = [f"#latents/{keys[layer, sae, seed]}/{latent}" for layer, sae, seed, latent in which]
@@ -107,7 +100,7 @@ def _heatmaps(run: Run, palette: Palette) -> Section:
         "Point-biserial correlation on test antibodies of each concept's best latent (columns) with every concept "
         "(rows); empty: below the floor of what is kept. A latent that stands for one thing has one strong cell."
     )
-    best = run.best[run.best["concept"].str.partition("=")[0].isin(HEATMAP)]
+    best = run.best[run.best["concept"].map(lambda concept: group_of(concept).heatmap).astype(bool)]
     for sae in run.saes:
         own = best[(best["layer"] == sae.layer) & (best["sae"] == sae.title) & (best["seed"] == sae.seed)]
         pairs = run.table(f"concepts/{sae.folder}/associations.parquet", ["latent", "concept", "r"])

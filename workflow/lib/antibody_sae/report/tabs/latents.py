@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.io import parquet_batches, read_json, read_safetensors
 from antibody_sae.report import run as tables
-from antibody_sae.report.run import Run, Trained, concept_label
+from antibody_sae.report.run import Run, Trained
 
 SHOWN_CONCEPTS = 8
 NEAREST = 2

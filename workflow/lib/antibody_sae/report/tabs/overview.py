@@ -7,12 +7,13 @@ from typing import Any
 
 import pandas as pd
 
+from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.report.charts import training as figures_training
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.costs import costs
 from antibody_sae.report.findings import joined, points
 from antibody_sae.report.page import Column, Section, Table, columns
-from antibody_sae.report.run import Run, concept_label, title
+from antibody_sae.report.run import Run, title
 from antibody_sae.report.tabs import steering as report_steering
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.io import read_json
 from antibody_sae.report.charts import logos
 from antibody_sae.report.charts import steering as figures
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.page import Pick, Section, Table, columns
-from antibody_sae.report.run import CONTROLS, CRITERIA, Run, concept_label, grouped, rows
+from antibody_sae.report.run import CONTROLS, CRITERIA, Run, grouped, rows
 
 SHORT = {
     "f1": "F1",

@@ -1,0 +1,56 @@
+"""Which number format is multiplied in hardware: by the chip, and by the variables that hold a newer one back."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from antibody_sae import hardware
+from antibody_sae.models import model as models
+
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "NUMBA_CPU_NAME": "haswell"}
+"""What makes a newer x86 behave like one without AVX-512 and bfloat16."""
+
+
+@pytest.fixture
+def new_chip(monkeypatch):
+    for name in AVX2:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_bf16": True})
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+
+
+def test_a_chip_with_bfloat16(new_chip):
+    assert hardware.fast_dtype() == "bfloat16"
+    assert hardware.instruction_set() == "AVX512 with bfloat16"
+
+
+@pytest.mark.parametrize(("isa", "has"), [("AVX2", False), ("AVX512_CORE_VNNI", False), ("AVX512_CORE_AMX", True)])
+def test_onednn_held_back(new_chip, monkeypatch, isa, has):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+    assert hardware.bfloat16_in_hardware() == has
+
+
+def test_aten_held_back(new_chip, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert hardware.fast_dtype() == "float32"
+    assert hardware.instruction_set() == "AVX2"
+
+
+def test_gpus_by_capability(monkeypatch):
+    for capability, has in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert hardware.bfloat16_in_hardware("cuda") == has
+
+
+def test_variables_act_on_torch_itself():
+    """In a process of its own, because torch reads them once."""
+    code = "from antibody_sae import hardware; print(hardware.instruction_set(), hardware.fast_dtype())"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **AVX2}, capture_output=True, text=True)
+    assert done.stdout.split() == ["AVX2", "float32"], done.stderr
+
+
+def test_auto_is_what_the_hardware_has(iglm_s):
+    assert models.load({"name": "iglm-s"}).dtype_name == hardware.fast_dtype()
+    assert models.load({"name": "iglm-s", "dtype": "float16"}).dtype_name == "float16"

@@ -1,0 +1,19 @@
+"""The run on a processor without AVX-512 and bfloat16, whatever this one is."""
+
+import pytest
+from harness import Run, environment
+
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "NUMBA_CPU_NAME": "haswell"}
+
+
+@pytest.mark.slow
+def test_the_tiny_run_on_avx2(tmp_path):
+    """Preflight measures in float32, as the run then computes; every stage ends."""
+    config = tmp_path / "auto.yaml"
+    config.write_text((Run(tmp_path).config).read_text().replace("  dtype: float32\n", ""))
+    run = Run(tmp_path, config=config, environment={**environment(), **AVX2})
+    said = run.local()
+    assert "in float32 on AVX2" in said
+    assert (run.results / "report" / "index.html").is_file()
+    manifest = (run.results / "activations" / "layer2" / "manifest.json").read_text()
+    assert '"model_dtype": "float32"' in manifest

@@ -1,0 +1,280 @@
+"""Vectors trained by following the rate derivative on sequences drawn under the present vector.
+
+The trained vector is what "steerable at all" is judged by: the best that a vector of one length can do with a target
+before the sequences become unlikely. Each round draws sequences under the vector, measures the target's rate on them
+(which the vector has not seen, so that it is a validation), and turns the vector towards the derivative there. Its
+length is held; where a round's sequences are not good enough it is shortened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from antibody_sae.antibody import SIDED_REGIONS
+from antibody_sae.interventions import Edit, Intervention, Where
+from antibody_sae.steering import credit as crediting
+from antibody_sae.steering.credit import Probe
+from antibody_sae.steering.directions import unit
+from antibody_sae.steering.outcomes import label_concepts, number_texts
+
+if TYPE_CHECKING:
+    from antibody_sae.models.model import AntibodyModel, Encoded
+
+SHORTER = 0.7
+"""What the length is multiplied by where a round's sequences are not good enough."""
+STARTS = 3
+"""Residues of a start that complete domains are drawn with."""
+PATIENCE = 2
+"""Rounds without a better rate after which training ends."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of some texts."""
+
+    outcome: np.ndarray
+    """[n, targets] 0 or 1: valid, and has the target."""
+    valid: np.ndarray
+    """[n] bool"""
+    region: Sequence[np.ndarray]
+    """A text: [residues] index into SIDED_REGIONS, -1 outside the domain; empty where it is not valid."""
+
+
+Judge = Callable[[Sequence[str]], Judged]
+
+
+def catalogue_judge(targets: Sequence[str], writing: Mapping[str, Any], settings: Mapping[str, Any]) -> Judge:
+    """Judges by the numbering and the catalogue; `settings` holds the sections `numbering` and `concepts`."""
+
+    def judge(texts: Sequence[str]) -> Judged:
+        found = number_texts(texts, writing, settings["numbering"])
+        held = label_concepts(found, targets, settings["concepts"], writing["species"])
+        place = {text: i for i, text in enumerate(found.antibodies["text"])}
+        at = np.array([place[text] for text in texts])
+        side = np.where(found.residues["chain"] == "H", "H-", "L-")
+        names = pd.Series(side, index=found.residues.index) + found.residues["region"].astype("string")
+        codes = pd.Series(pd.Categorical(names, categories=SIDED_REGIONS).codes, index=found.residues["antibody_id"])
+        by_id = {key: rows.to_numpy() for key, rows in codes.groupby(level=0, sort=False)}
+        ids = found.antibodies["antibody_id"].to_numpy()
+        region = [by_id.get(ids[i], np.empty(0, np.int8)) for i in at]
+        return Judged(held[at].astype(float), found.antibodies["valid"].to_numpy(bool)[at], region)
+
+    return judge
+
+
+@dataclass(frozen=True)
+class Base:
+    """What the model writes without a push: shared by all targets."""
+
+    texts: list[str]
+    passages: list[Encoded]
+    judged: Judged
+    values: crediting.Values
+    probe: Probe
+    credit: list[np.ndarray]
+    """A passage: [residues + 1, targets]."""
+    terms: Tensor
+    """[n, targets, d_model]; their mean over n is the rate derivative."""
+    log_likelihood: float
+    """Mean log-likelihood (nats a token)."""
+
+    @property
+    def rates(self) -> np.ndarray:
+        """[targets] share of all sequences that are valid and have the target."""
+        return np.asarray(self.judged.outcome.mean(0))
+
+    @property
+    def derivative(self) -> Tensor:
+        """[targets, d_model]"""
+        return self.terms.mean(0)
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """Where and how vectors are tried."""
+
+    model: AntibodyModel
+    layer: int
+    where: Where
+    writing: Mapping[str, Any]
+    """How the model writes: keys of the `sequences` section, among them chains, species, temperature, top_p, prompt."""
+    targets: Sequence[str]
+    judge: Judge
+
+    def draw(self, vector: Tensor | None, n: int, seed: int) -> tuple[list[str], list[Encoded]]:
+        """(texts, passages) of n sequences drawn under a vector [d_model] in raw units."""
+        edit = None
+        if vector is not None:
+            pushed = Intervention(vector=vector, where=self.where)
+            edit = Edit(self.model, [pushed], self.writing["chains"], self.writing["species"])
+        written = self.model.generate(n, seed=seed, layer=self.layer, edit=edit, **self.writing)
+        texts = [w.text for w in written]
+        chains, species = self.writing["chains"], self.writing["species"]
+        sides = [(text, None) if "H" in chains else (None, text) for text in texts]
+        return texts, [self.model.encode(heavy, light, species, chains)[0] for heavy, light in sides]
+
+    def credit(
+        self, texts: Sequence[str], passages: Sequence[Encoded], judged: Judged, probe: Probe | None = None
+    ) -> tuple[list[np.ndarray], crediting.Values, Probe]:
+        """(credit a passage [residues + 1, targets], V, its probe); the probe is fitted on them where there is none.
+
+        Targets that are bins of a sum over residues get the exact credit of that sum, in units of its slope: of the
+        regression of the target on it.
+        """
+        features = [np.empty((0, self.model.d_model), np.float32)] * len(texts)
+        for i, acts in self.model.hidden(passages, [self.layer]):
+            features[i] = acts[self.layer].float().cpu().numpy()
+        clocks = [crediting.clock(text) for text in texts]
+        if probe is None:
+            values, probe = crediting.fit(features, clocks, judged.outcome)
+        else:
+            values = probe.values(features, clocks, judged.outcome)
+        given = len(self.writing.get("prompt", ""))
+        start = STARTS if self.writing.get("complete") and not given else 0
+        credit = crediting.differences(values, given, start)
+        for j, target in enumerate(self.targets):
+            parts = [
+                crediting.residue_parts(target, text, region) if ok else np.zeros(len(text))
+                for text, region, ok in zip(texts, judged.region, judged.valid, strict=True)
+            ]
+            if any(p is None for p in parts):
+                continue
+            total = np.array([p.sum() for p in parts])
+            slope = np.cov(total, judged.outcome[:, j])[0, 1] / max(total.var(), 1e-9)
+            for c, exact in zip(credit, crediting.to_go(parts, clocks, given), strict=True):
+                c[:, j] = slope * exact
+        return credit, values, probe
+
+    def _log_likelihood(self, passages: Sequence[Encoded]) -> float:
+        passages = [p for p in passages if (p.residue >= 0).any()]  # the model may write nothing at all
+        sizes = np.array([(p.residue >= 0).sum() + 1 for p in passages])
+        return float((self.model.log_likelihood(passages) * sizes).sum() / sizes.sum())
+
+    def base(self, n: int, seed: int) -> Base:
+        """Draw n sequences without a push; the probe of V is fitted on them."""
+        texts, passages = self.draw(None, n, seed)
+        judged = self.judge(texts)
+        credit, values, probe = self.credit(texts, passages, judged)
+        terms = crediting.derivatives(self.model, self.layer, passages, credit, self.where, self.writing)
+        return Base(texts, passages, judged, values, probe, credit, terms, self._log_likelihood(passages))
+
+    def train(self, target: int, base: Base, length: float, n: int, seed: int, **options: Any) -> Trained:
+        """The trained vector of a target (its place in `targets`), n sequences a round; options as `train`'s."""
+
+        def sample(vector: Tensor, number: int) -> tuple[float, float, float, Tensor]:
+            word = int(np.random.SeedSequence([seed, target, number]).generate_state(1)[0])
+            texts, passages = self.draw(vector, n, word)
+            judged = self.judge(texts)
+            credit, _, _ = self.credit(texts, passages, judged, base.probe)
+            one = [c[:, [target]] for c in credit]
+            terms = crediting.derivatives(self.model, self.layer, passages, one, self.where, self.writing, vector)
+            rate, valid = float(judged.outcome[:, target].mean()), float(judged.valid.mean())
+            return rate, valid, self._log_likelihood(passages), terms[:, 0].mean(0)
+
+        start = (float(base.judged.valid.mean()), base.log_likelihood)
+        return train(sample, base.derivative[target], start, length, **options)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A vector, and how it came about."""
+
+    vector: Tensor
+    """[d_model], raw units; 0 where no round was good enough."""
+    history: pd.DataFrame
+    """One row a round: round, norm, rate, valid, perplexity_ratio, accepted."""
+
+
+def train(
+    sample: Callable[[Tensor, int], tuple[float, float, float, Tensor]],
+    first: Tensor,
+    baseline: tuple[float, float],
+    length: float,
+    rounds: int = 4,
+    perplexity_bound: float = 1.2,
+    valid_bound: float = 0.95,
+    mixing: float = 0.5,
+    project: Callable[[Tensor], Tensor] = lambda direction: direction,
+) -> Trained:
+    """Turn a vector of one length towards the derivative of its target's rate where it is.
+
+    sample(vector, round) -> (rate, valid, log-likelihood, derivative [d_model]) on fresh sequences. `first`: the
+    derivative at 0, whose direction the first vector has; `baseline`: (valid, log-likelihood) without a vector. A step
+    goes to (1 - mixing) of the present direction and `mixing` of the derivative's; at rest the two are the same, as a
+    maximum at this length demands. `project` takes a direction to the nearest allowed one (latents' levers). A round
+    whose valid share falls below `valid_bound` of the baseline's, or whose perplexity is above `perplexity_bound` times
+    it, shortens the vector. The best accepted round's vector is the result, so its rate is a choice among `rounds`: the
+    rate to report comes from new sequences. Ends early after PATIENCE rounds without a better one.
+    """
+    direction = unit(first)
+    best, found, stale = -np.inf, torch.zeros_like(first), 0
+    rows = []
+    for number in range(1, rounds + 1):
+        vector = length * unit(project(direction))
+        rate, valid, likelihood, derivative = sample(vector, number)
+        ratio = float(np.exp(baseline[1] - likelihood))
+        accepted = valid >= valid_bound * baseline[0] and ratio <= perplexity_bound
+        rows.append(
+            {"round": number, "norm": length, "rate": rate, "valid": valid, "perplexity_ratio": ratio,
+             "accepted": accepted}
+        )  # fmt: skip
+        if not accepted:
+            length *= SHORTER
+        elif rate > best:
+            best, found, stale = rate, vector, 0
+        else:
+            stale += 1
+            if stale == PATIENCE:
+                break
+        direction = unit((1 - mixing) * direction + mixing * unit(derivative))
+    return Trained(found, pd.DataFrame(rows))
+
+
+def levers(
+    bench: Workbench, base: Base, settings: Mapping[str, Any], typical_length: float
+) -> tuple[dict[str, Tensor], pd.DataFrame]:
+    """(kind -> [targets, d_model] of unit directions, history of the training: concept and the columns of `Trained`).
+
+    `rate_derivative`, and `trained` where `settings` (the `steering` section) asks for it; a target that no round was
+    good enough for keeps its derivative as `trained`, and the history says so.
+    """
+    derivative = unit(base.derivative)
+    found = {"rate_derivative": derivative.contiguous()}
+    history = [pd.DataFrame(columns=["concept", "round", "norm", "rate", "valid", "perplexity_ratio", "accepted"])]
+    if {"trained", "sparse"} & set(settings["levers"]):
+        made = derivative.clone()
+        for j, target in enumerate(bench.targets):
+            length = settings["lever_length"] * typical_length
+            options = {"rounds": settings["lever_rounds"], "perplexity_bound": settings["perplexity_bound"]}
+            one = bench.train(j, base, length, settings["n"], settings["seed"], **options)
+            if one.vector.any():
+                made[j] = unit(one.vector)
+            history.append(one.history.assign(concept=target)[history[0].columns])
+        found["trained"] = made.contiguous()
+    return found, pd.concat(history, ignore_index=True)
+
+
+def reliability(base: Base, targets: Sequence[str]) -> pd.DataFrame:
+    """One row a target and region: concept, region, n, explained, calibration; see `credit.reliability`."""
+    pairs = base.judged.region, base.values.read
+    region = [r if len(r) == len(v) else np.full(len(v), -1) for r, v in zip(*pairs, strict=True)]
+    figures = crediting.reliability(base.values, region, len(SIDED_REGIONS))
+    table = pd.DataFrame(
+        {"concept": np.tile(targets, len(SIDED_REGIONS)), "region": np.repeat(SIDED_REGIONS, len(targets))}
+    )
+    for name, values in figures.items():
+        table[name] = values.ravel()
+    return table[table["n"] > 0].reset_index(drop=True)
+
+
+def provenance(about: Mapping[str, Any]) -> dict[str, str]:
+    """What a file of levers belongs to, as the metadata of safetensors."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
