@@ -16,7 +16,6 @@ from antibody_sae.io import InputError
 from antibody_sae.steering import outcomes, sampling
 
 BINS = {"cdr3_length": [14], "cdr3_charge": [0], "cdr3_hydropathy": [0], "v_identity": [0.9]}
-WRITING = {**library.WRITING, "prompt": "QVQ"}  # a start that complete domains have
 BATCH = 32
 CONCEPTS = {"bins": BINS, "metadata": {}, "position_pairs": 0}
 TRASTUZUMAB = (
@@ -42,7 +41,7 @@ def made(iglm_s, direction):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "BATCH", BATCH)
         return library.design(
-            iglm_s, 2, Intervention(vector=direction), 8, limits, name="lib", seed=3, writing=WRITING,
+            iglm_s, 2, Intervention(vector=direction), 8, limits, name="lib", seed=3, writing=library.WRITING,
             concepts=CONCEPTS, training=training,
         )  # fmt: skip
 
@@ -86,7 +85,7 @@ def test_seed_batch_and_row_write_the_sequence_again(iglm_s, direction, made):
     one = made.chains.iloc[-1]
     seed = [int(one["seed"]), build.LIBRARY, int(one["batch"])]
     arm = [Intervention(vector=direction)]
-    again = sampling.generate(iglm_s, 2, arm, [BATCH], WRITING, seed)
+    again = sampling.generate(iglm_s, 2, arm, [BATCH], library.WRITING, seed)
     assert again["text"].iloc[int(one["row"])] == one["sequence_aa"]
 
 
@@ -303,8 +302,8 @@ def test_a_vector_may_be_an_array():
 def test_an_entry_without_a_lever_is_rejection_sampling(iglm_s, monkeypatch):
     monkeypatch.setattr(sampling, "BATCH", BATCH)
     asked = _defaults({"lever": "none", "concepts": {"j-gene=IGHJ4": "high"}, "n": 3, "baseline": 32})
-    sections = {"writing": WRITING, "numbering": library.NUMBERING, "concepts": CONCEPTS}
-    none = build.Levers({}, {}, {}, float("nan"), {})
+    sections = {"writing": library.WRITING, "numbering": library.NUMBERING, "concepts": CONCEPTS}
+    none = build.NO_LEVERS
     natural = pd.DataFrame({"antibody_id": ["t"], "heavy": [TRASTUZUMAB], "light": [None]})
     chains, about = build.build("lib", asked, iglm_s, 2, none, {}, sections, {}, natural)
     assert chains["set"].value_counts()["design"] == 3

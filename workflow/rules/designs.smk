@@ -2,7 +2,6 @@
 # that had no part in it (each a rule of its own, off unless a design names it), and laid out as files to order from.
 
 DESIGNS = config["designs"]
-LEVERS = {}  # kind -> file of directions by target, of each layer
 
 
 wildcard_constraints:
@@ -46,9 +45,12 @@ rule design_natural:
 
 rule design:
     input:
-        saes=design_saes("saes", "config.json"),
-        weights=design_saes("saes", "sae.safetensors"),
-        effects=design_effects,
+        saes=design_saes("config.json"),
+        weights=design_saes("sae.safetensors"),
+        effects=design_levers("effects.parquet", "latent"),
+        sparse=design_levers("levers.safetensors", "sparse"),
+        trained=design_trained,
+        manifest=design_manifest,
         counts=design_counts,
         antibodies=f"{OUT}/sequences/antibodies.parquet",
         splits=f"{OUT}/splits/antibodies.parquet",
@@ -71,7 +73,7 @@ rule design:
         model=config["model"],
         design=lambda wildcards: DESIGNS[wildcards.design],
         layer=lambda wildcards: DESIGNS[wildcards.design]["layer"] or LAYERS[0],
-        levers=LEVERS,
+        targets=STEERING["targets"],
         writing=WRITING,
         numbering=pick("numbering", "species", "scheme"),
         concepts=LABELS,

@@ -11,9 +11,7 @@ with job(snakemake):
     params, found = snakemake.params, snakemake.input
     asked, name, layer = params.design, snakemake.wildcards.design, params.layer
     model = models.load(params.model)
-    levers = build.read_levers(
-        list(found.saes), list(found.effects), dict(params.levers), {**model.provenance, "layer": layer}
-    )
+    levers = build.read_levers(found, params.targets, {**model.provenance, "layer": layer})
     chains, about = build.build(
         name,
         asked,

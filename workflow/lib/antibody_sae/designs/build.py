@@ -17,7 +17,7 @@ from antibody_sae.designs.constraints import Constraints
 from antibody_sae.designs.handles import Handle
 from antibody_sae.designs.library import Sample, Writer, collect, sample, whole
 from antibody_sae.interventions import Intervention, Where
-from antibody_sae.io import InputError, read_parquet, read_safetensors, sha256_file
+from antibody_sae.io import InputError, read_json, read_parquet, read_safetensors, sha256_file
 from antibody_sae.sae.model import SAE
 
 if TYPE_CHECKING:
@@ -39,57 +39,58 @@ class Levers:
     effects: Mapping[str, pd.DataFrame]
     """Name -> its effects.parquet."""
     vectors: Mapping[str, Mapping[str, Any]]
-    """Kind (trained, sparse) -> target -> direction [d_model]."""
+    """Name ("trained", "sparse ordered-seed0") -> target -> direction [d_model]."""
     unit: float
     """Root mean square length of the centred residual stream, in raw units."""
     hashes: Mapping[str, str]
     """What was read -> SHA-256."""
 
 
-def read_levers(
-    saes: Sequence[str], effects: Sequence[str], files: Mapping[str, str], provenance: Mapping[str, Any]
-) -> Levers:
-    """Read SAEs (config.json), their effects.parquet, and files of vectors by kind.
+NO_LEVERS = Levers({}, {}, {}, float("nan"), {})
 
-    `provenance`: what every SAE must have been trained on (model and layer). Raises InputError where a file is another
-    run's, or there is nothing to push with.
+
+def read_levers(found: Any, targets: Sequence[str], provenance: Mapping[str, Any]) -> Levers:
+    """Read what the rule `design` was given: saes (config.json), effects, sparse, trained, manifest; each may be empty.
+
+    `targets`: rows of the vectors; `provenance`: what every SAE must have been trained on (model and layer). Of sparse
+    levers the one of most latents is taken. Raises InputError where a file is another run's.
     """
-    found = {Path(path).parent.name: SAE.load(Path(path).parent, provenance) for path in saes}
-    if not found:
-        return Levers({}, {}, {}, float("nan"), {})
-    one = next(iter(found.values()))
-    hashes = {
-        name: sha256_file(Path(path).with_name("sae.safetensors")) for name, path in zip(found, saes, strict=True)
-    }
-    hashes |= {kind: sha256_file(path) for kind, path in files.items()}
-    vectors = {kind: read_safetensors(path) for kind, path in files.items()}
-    tables = {Path(path).parent.name: read_parquet(path) for path in effects}
-    return Levers(found, tables, vectors, float(one.scale) * one.d_model**0.5, hashes)
+    saes = {Path(path).parent.name: SAE.load(Path(path).parent, provenance) for path in found.saes}
+    hashes = {Path(path).parent.name: sha256_file(Path(path).with_name("sae.safetensors")) for path in found.saes}
+    effects = {Path(path).parent.name: read_parquet(path) for path in found.effects}
+    vectors = {}
+    for name, path in [("trained", p) for p in found.trained] + [
+        (f"sparse {Path(p).parent.name}", p) for p in found.sparse
+    ]:
+        stored = read_safetensors(path)
+        key = max((k for k in stored if k.startswith(name.split()[0])), key=lambda k: int("0" + k.partition("_")[2]))
+        vectors[name] = {t: row for t, row in zip(targets, stored[key], strict=True) if float(row.norm()) > 0}
+        hashes[name] = sha256_file(path)
+    about = read_json(found.manifest[0]) if found.manifest else {"scale": float("nan"), "d_model": 1}
+    return Levers(saes, effects, vectors, float(about["scale"]) * about["d_model"] ** 0.5, hashes)
 
 
 def candidates(asked: Mapping[str, Any], levers: Levers, where: Where) -> Iterator[Handle]:
     """The ways to push that a design allows, to be tried in this order."""
     if asked["latents"]:
         act = interventions.push if asked["method"] == "add" else interventions.clamp
-        latents = {int(latent): float(strength) for latent, strength in asked["latents"].items()}
-        yield Handle("given", act(next(iter(levers.saes.values())), latents, where))
+        yield Handle("given", act(next(iter(levers.saes.values())), asked["latents"], where))
         return
     if asked["lever"] in ("none", "auto"):
         yield handles.NONE
-    kinds = handles.KINDS if asked["lever"] == "auto" else (asked["lever"],)
-    lengths = [asked["length"]] if asked["length"] else handles.LENGTHS
-    for kind in kinds:
-        for known in [_latents(asked, levers, name) for name in levers.saes] if kind == "latent" else [
-            levers.vectors.get(kind, {})
-        ]:  # fmt: skip
-            for length in lengths:
-                handle = handles.joint(kind, known, asked["concepts"], length, levers.unit, where) if known else None
+    known = {**levers.vectors, **{f"latent {name}": _latents(asked, levers, name) for name in levers.saes}}
+    for name, directions in known.items():
+        if asked["lever"] in ("auto", name.split()[0]) and directions:
+            for length in [asked["length"]] if asked["length"] else handles.LENGTHS:
+                handle = handles.joint(name, directions, asked["concepts"], length, levers.unit, where)
                 if handle is not None:
                     yield handle
 
 
 def _latents(asked: Mapping[str, Any], levers: Levers, name: str) -> dict[str, Any]:
     """Target -> decoder direction of the latent of one SAE that moved it most, for the targets that are asked for."""
+    if name not in levers.effects:
+        return {}
     effects, sae = levers.effects[name], levers.saes[name]
     steered = effects.loc[effects["kind"] == "latent", "concept"].dropna().unique()
     found = {}

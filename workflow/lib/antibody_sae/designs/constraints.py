@@ -14,10 +14,6 @@ from antibody_sae.designs import judges, liabilities
 from antibody_sae.io import InputError
 from antibody_sae.steering import outcomes
 
-CONSERVED = {23: "C", 41: "W", 104: "C", 118: "WF"}
-"""IMGT position -> residues allowed: the disulphide bridge, the core tryptophan, and J's first residue."""
-FIRST, LAST = (1, 2), (127, 128)
-"""IMGT positions that a complete variable domain starts and ends at."""
 WRITTEN = "numbered and ended"
 """The constraint that is always there: what cannot be numbered, or was cut off, cannot be judged."""
 
@@ -27,7 +23,7 @@ class Constraints:
     """What a design must be; the config's keys of the same names."""
 
     complete: bool = True
-    """Every chain is a whole domain: starts at IMGT 1 or 2, ends at 127 or 128."""
+    """Every chain is a whole domain: it starts at IMGT 1 or 2 and ends at 127 or 128 (see numbering.checks)."""
     conserved: bool = True
     """C23, W41, C104 and W or F at 118 in every chain."""
     distinct: bool = True
@@ -64,18 +60,11 @@ class Constraints:
 
 
 def _spans(found: outcomes.Numbered) -> pd.DataFrame:
-    """One row an antibody_id: complete and conserved in all of its chains."""
-    inside = found.residues[found.residues["imgt"].notna()]
-    keys = [inside["antibody_id"], inside["chain"]]
-    ends = inside["imgt"].groupby(keys).agg(["min", "max"])
-    table = pd.DataFrame({"complete": ends["min"].isin(FIRST) & ends["max"].isin(LAST)})
-    whole = inside["insertion"].fillna("") == ""
-    right = [
-        (whole & (inside["imgt"] == position) & inside["residue"].isin(list(letters))).groupby(keys).any()
-        for position, letters in CONSERVED.items()
-    ]
-    table["conserved"] = np.logical_and.reduce(right)
-    return table.groupby(level=0).all()
+    """One row an antibody_id: complete and conserved in all of its chains, by the numbering's own columns."""
+    chains = found.chains
+    anchors = chains["conserved"].fillna("").str.fullmatch("CWC[WF]")
+    flags = pd.DataFrame({"complete": chains["complete"].astype(bool), "conserved": anchors.astype(bool)})
+    return flags.groupby(chains["antibody_id"]).all()
 
 
 def checks(
@@ -91,7 +80,7 @@ def checks(
     spans = _spans(found).reindex(written["antibody_id"])
     for name in ("complete", "conserved"):
         if getattr(constraints, name):
-            columns[name] = spans[name].fillna(False).to_numpy(bool)
+            columns[name] = spans[name].eq(True).to_numpy(bool)
     for concept, wanted in constraints.held.items():
         columns[concept if wanted else f"no {concept}"] = labels[concept] == wanted
     if constraints.max_perplexity is not None:

@@ -19,8 +19,6 @@ from torch import Tensor
 from antibody_sae.interventions import Intervention, Where
 from antibody_sae.io import InputError
 
-KINDS = ("trained", "sparse", "latent")
-"""Levers that a run can have, in the order in which they are tried."""
 LENGTHS = (0.15, 0.3)
 """Overall lengths tried where a design names none, in root mean square lengths of the centred residual stream."""
 SIGNS = {"high": 1.0, "none": -1.0}
@@ -31,7 +29,7 @@ class Handle:
     """One way to push."""
 
     kind: str
-    """none, given, or one of KINDS."""
+    """none, given, or a lever of the run: trained, "sparse ordered-seed0", "latent topk-seed0"."""
     intervention: Intervention
     length: float | None = None
     """In root mean square lengths; None where nothing is added, or latents are named by the user."""

@@ -27,7 +27,7 @@ from antibody_sae.steering import outcomes, sampling
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
 
-WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
+WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": True}
 NUMBERING = {"species": ["human"], "scheme": "imgt"}
 MOST_TRIES = 50
 """Sequences written for each one that is wanted, before the constraints count as not to be met."""
@@ -72,7 +72,7 @@ class Writer:
             texts, ended = table["text"].tolist(), table["ended"].tolist()
             given = len(str(writing["prompt"])) * len(texts)
             return texts, ended, sum(map(len, texts)) - given + sum(ended)
-        writing = {**self.writing, "prompt": "", "max_residues": LONGEST_SPAN}
+        writing = {**self.writing, "prompt": "", "complete": False, "max_residues": LONGEST_SPAN}
         spans, ends, tokens = {}, np.ones(sampling.BATCH, bool), 0
         for i, region in enumerate(self.parent.spans):
             model = parents.infilling(self.model, writing["chains"], writing["species"], self.parent, region)
@@ -85,7 +85,8 @@ class Writer:
 
     def examine(self, written: pd.DataFrame, tokens: int) -> Batch:
         """Number texts (column text, ended) and check what a sequence can meet by itself."""
-        found = outcomes.number_texts(written["text"], self.writing, self.numbering)
+        anything = {**self.writing, "complete": False}  # whole domains are a constraint, whose yield is asked for
+        found = outcomes.number_texts(written["text"], anything, self.numbering)
         table = written.merge(found.antibodies, on="text", how="left", validate="many_to_one")
         table["perplexity"] = np.nan
         if self.constraints.max_perplexity is not None:
