@@ -81,7 +81,8 @@ def test_names_say_library_and_rank_and_quality_falls(made):
     assert key == sorted(key)
 
 
-def test_seed_batch_and_row_write_the_sequence_again(iglm_s, direction, made):
+def test_seed_batch_and_row_write_the_sequence_again(iglm_s, direction, made, monkeypatch):
+    monkeypatch.setattr(sampling, "BATCH", BATCH)
     one = made.chains.iloc[-1]
     seed = [int(one["seed"]), build.LIBRARY, int(one["batch"])]
     arm = [Intervention(vector=direction)]
