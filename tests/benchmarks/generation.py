@@ -5,7 +5,8 @@ own number format; where that is bfloat16, vs_iglm_package_float32 too), of_matm
 products alone, 128 rows at a time for as many tokens as were written, over the time of writing them; attention's
 products count as writing), the rates, and the instruction set. ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 NUMBA_CPU_NAME=haswell measure a newer processor as an older one. The package pins old versions: under the present ones
-its class loads, but its tokenizer gives every token the id of [UNK], so it is handed one that reads the same vocabulary file by line.
+its class loads, but its tokenizer gives every token the id of [UNK], so it is handed one that reads the same vocabulary
+file by line.
 
     python tests/benchmarks/generation.py [--ours 256] [--theirs 8] [--rounds 3] [--threads 1]
 """
@@ -79,7 +80,7 @@ def products(model: models.AntibodyModel, steps: int, rows: int = 128) -> float:
 
 
 def of_matmul(model: models.AntibodyModel, n: int, seed: int) -> float:
-    """Share of the processor's time of writing n sequences that their products take alone, seen before and after."""
+    """Share of the processor time of writing n sequences that their products take alone, measured before and after."""
     before = products(model, 16)
     start = time.process_time()
     written = model.generate(n, seed=seed, complete=True)

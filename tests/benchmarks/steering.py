@@ -4,6 +4,9 @@ Prints JSON: steered_over_unsteered (additions, another one in every row, as in 
 (delta-clamps, each reading the SAE's code at every step), the rates, and numbered_over_written (sequences numbered over
 sequences written in an evaluation: each distinct one once).
 
+`trained_vector`: what one costs: passes over its sequences through the whole model (writing them, reading the
+activations, the derivative, the likelihood), and seconds.
+
     python tests/benchmarks/steering.py [--rows 128] [--rounds 5] [--threads 1]
 """
 
@@ -15,11 +18,11 @@ from collections.abc import Sequence
 
 import torch
 from antibody_sae import hardware
-from antibody_sae.interventions import Edit, Intervention, clamp
+from antibody_sae.interventions import Edit, Intervention, Where, clamp
 from antibody_sae.models import model as models
 from antibody_sae.numbering import anarci
 from antibody_sae.sae.model import SAE
-from antibody_sae.steering import outcomes
+from antibody_sae.steering import outcomes, trained
 
 WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": True}
 
@@ -60,6 +63,39 @@ def count_numbered(model: models.AntibodyModel) -> float:
     return len(seen) / len(texts)
 
 
+def trained_cost(model: models.AntibodyModel, n: int = 64, rounds: int = 2) -> dict[str, float]:
+    """Of one target, after what all targets share; a round is n sequences."""
+    settings = {
+        "numbering": {"species": ["human"], "scheme": "imgt"},
+        "concepts": {"bins": {"cdr3_length": [22], "cdr3_charge": [1], "cdr3_hydropathy": [0], "v_identity": [0.9]}},
+    }
+    targets = ["cdr3-charge=H:>=1"]
+    judge = trained.catalogue_judge(targets, WRITING, settings)
+    bench = trained.Workbench(model, 2, Where(), WRITING, targets, judge)
+    start = time.perf_counter()
+    base = bench.base(2 * n, 1)
+    shared = time.perf_counter() - start
+    read = 0
+
+    def count(module: object, inputs: object, output: object) -> None:
+        nonlocal read
+        hidden = output[0] if isinstance(output, tuple) else output
+        read += hidden.shape[0] * hidden.shape[1]
+
+    handles = [block.register_forward_hook(count) for block in model.blocks]
+    start = time.perf_counter()
+    made = bench.train(0, base, 1.0, n, 1, rounds=rounds)
+    took = time.perf_counter() - start
+    for handle in handles:
+        handle.remove()
+    tokens = sum(len(p.tokens) for p in base.passages) / len(base.passages) * n * len(made.history)
+    return {
+        "passes_a_sequence": round(read / model.n_layers / tokens, 2),
+        "seconds_a_sequence": round(took / n / len(made.history), 3),
+        "shared_seconds_a_sequence": round(shared / (2 * n), 3),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=128)
@@ -88,6 +124,7 @@ def main() -> None:
                 "clamp_over_unsteered": round(statistics.median(ratios["clamp"]), 3),
                 "seconds": {name: round(statistics.median(t), 2) for name, t in times.items()},
                 "numbered_over_written": count_numbered(model),
+                "trained_vector": trained_cost(model),
                 "instruction_set": hardware.instruction_set(),
                 "dtype": model.dtype_name,
                 "rows": args.rows,

@@ -360,7 +360,9 @@ def test_statistics_are_of_the_training_rows(store, keep, tmp_path):
 RUN = """
     import sys, numpy as np
     from antibody_sae.activations import Store
-    from antibody_sae.training import Settings, Trainer, train
+    from antibody_sae.sae.settings import Settings
+    from antibody_sae.sae.trainer import Trainer
+    from antibody_sae.sae.training import train
     import json, time
     step = Trainer.step
     def slow(self, x):

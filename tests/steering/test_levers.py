@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from antibody_sae.interventions import Where
-from antibody_sae.io import InputError
+from antibody_sae.io import InputError, write_safetensors
+from antibody_sae.sae.model import SAE
 from antibody_sae.steering import alternatives, control_map, credit, sparse, trained
 from planted import planted_model
+from safetensors import safe_open
 
 WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
 
@@ -46,7 +50,7 @@ def drawn():
     """A model, what it wrote, and the exact V of the property after every residue."""
     model = planted_model()
     model.hf.lm_head.weight[model.stop_token("H"), -1] = -0.2  # some forty residues a sequence
-    texts = [g.text for g in model.generate(800, seed=5, max_residues=200)]
+    texts = [g.text for g in model.generate(600, seed=5, max_residues=120)]
     passages = [model.encode(text, chains="H")[0] for text in texts]
     has = np.array([["W" in text[:EARLY]] for text in texts], float)
     chance = chances(model, torch.zeros(16))
@@ -225,6 +229,56 @@ def test_training_on_the_model_raises_the_rate_and_is_the_same_twice(drawn):
     axis = runs[0].vector / runs[0].vector.norm()
     assert axis[0] > 0.8  # what raises W
     assert runs[0].history["rate"].max() > base.rates[0] + 0.2
+
+
+def test_a_push_counts_only_where_it_acts(drawn):
+    """From the residue on after which all is decided, nothing moves; before it, the derivative is the exact one."""
+    model, _, passages, known = drawn
+    given = credit.differences(known)
+    late = credit.derivatives(model, 1, passages[:200], given[:200], Where(start=EARLY), WRITING)
+    early = credit.derivatives(model, 1, passages[:200], given[:200], Where(stop=EARLY), WRITING)
+    whole = credit.derivatives(model, 1, passages[:200], given[:200], Where(), WRITING)
+    assert not late.any()
+    torch.testing.assert_close(early, whole)
+
+
+@pytest.mark.parametrize("chains", ["L", "HL"])
+def test_light_chains_and_pairs_have_levers_too(chains):
+    model = planted_model()
+    template = {"L": "[HEAVY][{species}]{light}[SEP]", "HL": "[HEAVY][{species}]{heavy}{light}[SEP]"}[chains]
+    model.spec = dataclasses.replace(model.spec, templates={chains: template})
+    bench = workbench(model)
+    bench = dataclasses.replace(bench, writing={**WRITING, "chains": chains})
+    base = bench.base(80, seed=1)
+    assert base.derivative[0, 0] > 0
+    assert torch.isfinite(base.terms).all()
+
+
+def test_a_layers_levers_and_a_dictionarys_go_to_files_with_their_provenance(drawn, tmp_path):
+    model, *_ = drawn
+    bench = workbench(model)
+    base = bench.base(200, seed=1)
+    settings = {
+        "levers": ["sparse", "trained"], "lever_length": 0.5, "lever_rounds": 1, "perplexity_bound": 3.0, "n": 50,
+        "seed": 1,
+    }  # fmt: skip
+    vectors, history = trained.levers(bench, base, settings, 4.0)
+    assert {name: tuple(v.shape) for name, v in vectors.items()} == {"rate_derivative": (1, 16), "trained": (1, 16)}
+    torch.testing.assert_close(vectors["trained"], vectors["rate_derivative"])  # one round: its first step
+    assert history["concept"].tolist() == bench.targets
+    table = trained.reliability(base, bench.targets)
+    assert table["explained"].between(-0.1, 1).all()
+    sae = SAE(
+        torch.eye(16)[:6], torch.zeros(6), torch.eye(16)[:6], torch.zeros(16), 1.0, 2,
+        torch.tensor([0.0, 1, 1, 1, 1, 1]), torch.full((6,), 0.1), {"architecture": "topk"},
+    )  # fmt: skip
+    found, chosen = sparse.levers(sae, vectors, bench.targets, [1, 4])
+    assert set(found) == {"sparse_1", "sparse_4", "in_span", "out_of_span"}
+    assert 0 not in set(chosen["latent"])  # never active in training
+    assert float(found["in_span"] @ found["out_of_span"].T) == pytest.approx(0, abs=1e-5)
+    write_safetensors(found, tmp_path / "l.safetensors", trained.provenance({**model.provenance, "targets": ["a"]}))
+    with safe_open(tmp_path / "l.safetensors", "pt") as file:
+        assert file.metadata()["weights_sha256"] == "0"
 
 
 def test_the_map_of_control_agrees_with_the_derivative_and_finds_the_layer(drawn):

@@ -84,7 +84,8 @@ rule steer_levers:
         gpu=0,
     params:
         model=config["model"],
-        steering=steering_keys(
+        steering=pick(
+            "steering",
             "targets",
             "where",
             "gradient_antibodies",
@@ -96,7 +97,7 @@ rule steer_levers:
             "seed",
         ),
         writing=WRITING,
-        numbering={key: config["numbering"][key] for key in ("species", "scheme")},
+        numbering=pick("numbering", "species", "scheme"),
         concepts=LABELS,
         code=code("steer_levers.py"),
     script:
@@ -123,7 +124,7 @@ rule steer_sparse:
         mem_mb=memory(2000, 5),
         runtime=minutes(30),
     params:
-        steering=steering_keys("targets", "lever_sizes"),
+        steering=pick("steering", "targets", "lever_sizes"),
         code=code("steer_sparse.py"),
     script:
         "../scripts/steer_sparse.py"
@@ -299,4 +300,4 @@ rule steer_tables:
 rule levers:
     input:
         every_steered("levers.safetensors") if "sparse" in STEERING["levers"] else [],
-        expand(f"{STEER}/levers/directions.safetensors", layer=LAYERS),
+        expand(f"{OUT}/steering/layer{{layer}}/levers/directions.safetensors", layer=LAYERS),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from anarci.germlines import all_germlines
 
 from antibody_sae.io import InputError
+from antibody_sae.species import profile
 
 LENGTH = 3
 """Residues of a start."""
-_GERMLINES = {"camel": "alpaca"}
-"""Species that models and ANARCI's germlines name differently."""
 
 
 def starts(chains: str, species: str) -> list[str]:
@@ -21,7 +20,7 @@ def starts(chains: str, species: str) -> list[str]:
     genes = [
         gene
         for chain in ("H" if "H" in chains else "KL")
-        for gene in all_germlines["V"].get(chain, {}).get(_GERMLINES.get(species, species), {}).values()
+        for gene in all_germlines["V"].get(chain, {}).get(profile(species), {}).values()
     ]
     found = {gene.replace("-", "")[:LENGTH] for gene in genes if len(gene) - len(gene.lstrip("-")) < 2}
     if not found:

@@ -432,7 +432,7 @@ def _log_p(
     def change(hidden: Tensor) -> Tensor:
         return (hidden.float() + acted * vector).to(hidden.dtype)
 
-    with model._hooked(layer, change):
+    with model.hooked(layer, change):
         logits = model.hf(input_ids=tokens, use_cache=False).logits[:, :-1]
     return log_probabilities(logits, tokens[:, 1:], allowed, writing["temperature"], writing["top_p"])
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.interventions import Edit, Intervention, Where
+from antibody_sae.models import starts
 from antibody_sae.steering import credit as crediting
 from antibody_sae.steering.credit import Probe
 from antibody_sae.steering.directions import unit
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 SHORTER = 0.7
 """What the length is multiplied by where a round's sequences are not good enough."""
-STARTS = 3
-"""Residues of a start that complete domains are drawn with."""
 PATIENCE = 2
 """Rounds without a better rate after which training ends."""
 
@@ -60,7 +59,7 @@ def catalogue_judge(targets: Sequence[str], writing: Mapping[str, Any], settings
         place = {text: i for i, text in enumerate(found.antibodies["text"])}
         at = np.array([place[text] for text in texts])
         side = np.where(found.residues["chain"] == "H", "H-", "L-")
-        names = pd.Series(side, index=found.residues.index) + found.residues["region"].astype("string")
+        names = [s + r if isinstance(r, str) else None for s, r in zip(side, found.residues["region"], strict=True)]
         codes = pd.Series(pd.Categorical(names, categories=SIDED_REGIONS).codes, index=found.residues["antibody_id"])
         by_id = {key: rows.to_numpy() for key, rows in codes.groupby(level=0, sort=False)}
         ids = found.antibodies["antibody_id"].to_numpy()
@@ -109,8 +108,8 @@ class Workbench:
     targets: Sequence[str]
     judge: Judge
 
-    def draw(self, vector: Tensor | None, n: int, seed: int) -> tuple[list[str], list[Encoded]]:
-        """(texts, passages) of n sequences drawn under a vector [d_model] in raw units."""
+    def draw(self, vector: Tensor | None, n: int, seed: int) -> tuple[list[str], list[Encoded], Judged]:
+        """n sequences drawn under a vector [d_model] in raw units; what did not end by itself is not valid."""
         edit = None
         if vector is not None:
             pushed = Intervention(vector=vector, where=self.where)
@@ -119,7 +118,9 @@ class Workbench:
         texts = [w.text for w in written]
         chains, species = self.writing["chains"], self.writing["species"]
         sides = [(text, None) if "H" in chains else (None, text) for text in texts]
-        return texts, [self.model.encode(heavy, light, species, chains)[0] for heavy, light in sides]
+        passages = [self.model.encode(heavy, light, species, chains)[0] for heavy, light in sides]
+        judged, ended = self.judge(texts), np.array([w.ended for w in written])
+        return texts, passages, Judged(judged.outcome * ended[:, None], judged.valid & ended, judged.region)
 
     def credit(
         self, texts: Sequence[str], passages: Sequence[Encoded], judged: Judged, probe: Probe | None = None
@@ -138,18 +139,19 @@ class Workbench:
         else:
             values = probe.values(features, clocks, judged.outcome)
         given = len(self.writing.get("prompt", ""))
-        start = STARTS if self.writing.get("complete") and not given else 0
+        start = starts.LENGTH if self.writing.get("complete") and not given else 0
         credit = crediting.differences(values, given, start)
         for j, target in enumerate(self.targets):
             parts = [
                 crediting.residue_parts(target, text, region) if ok else np.zeros(len(text))
                 for text, region, ok in zip(texts, judged.region, judged.valid, strict=True)
             ]
-            if any(p is None for p in parts):
+            sums = [p for p in parts if p is not None]
+            if len(sums) < len(parts):
                 continue
-            total = np.array([p.sum() for p in parts])
+            total = np.array([p.sum() for p in sums])
             slope = np.cov(total, judged.outcome[:, j])[0, 1] / max(total.var(), 1e-9)
-            for c, exact in zip(credit, crediting.to_go(parts, clocks, given), strict=True):
+            for c, exact in zip(credit, crediting.to_go(sums, clocks, given), strict=True):
                 c[:, j] = slope * exact
         return credit, values, probe
 
@@ -160,8 +162,7 @@ class Workbench:
 
     def base(self, n: int, seed: int) -> Base:
         """Draw n sequences without a push; the probe of V is fitted on them."""
-        texts, passages = self.draw(None, n, seed)
-        judged = self.judge(texts)
+        texts, passages, judged = self.draw(None, n, seed)
         credit, values, probe = self.credit(texts, passages, judged)
         terms = crediting.derivatives(self.model, self.layer, passages, credit, self.where, self.writing)
         return Base(texts, passages, judged, values, probe, credit, terms, self._log_likelihood(passages))
@@ -171,8 +172,7 @@ class Workbench:
 
         def sample(vector: Tensor, number: int) -> tuple[float, float, float, Tensor]:
             word = int(np.random.SeedSequence([seed, target, number]).generate_state(1)[0])
-            texts, passages = self.draw(vector, n, word)
-            judged = self.judge(texts)
+            texts, passages, judged = self.draw(vector, n, word)
             credit, _, _ = self.credit(texts, passages, judged, base.probe)
             one = [c[:, [target]] for c in credit]
             terms = crediting.derivatives(self.model, self.layer, passages, one, self.where, self.writing, vector)
