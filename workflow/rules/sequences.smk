@@ -49,7 +49,9 @@ if GENERATE:
             gpu=0,
         params:
             model=config["model"],
-            sequences=pick("sequences", "n", "chunks", "chains", "species", "temperature", "top_p", "prompt", "complete", "seed"),
+            sequences=pick(
+                "sequences", "n", "chunks", "chains", "species", "temperature", "top_p", "prompt", "complete", "seed"
+            ),
             species=config["numbering"]["species"],
             checkpoints=f"{OUT}/checkpoints/sequences",
             code=code("generate.py"),

@@ -83,6 +83,10 @@ class AntibodyModel:
             )
         self.residue_tokens = {r: vocabulary[r] for r in RESIDUES}
 
+    def under(self, spec: ModelSpec) -> AntibodyModel:
+        """The same weights under another template."""
+        return AntibodyModel(spec, self.hf, self._vocabulary, self.provenance)
+
     # -- writing antibodies for the model ------------------------------------------------------------------------
 
     def _template(self, chains: str, species: str) -> list[str]:
