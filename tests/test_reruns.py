@@ -20,8 +20,7 @@ def scripts(root):
     text = "".join(path.read_text() for path in sorted((root / "workflow" / "rules").glob("*.smk")))
     pieces = re.split(r"^\s*(?:rule|checkpoint) (\w+):", text, flags=re.M)
     found = {
-        name: re.search(r'code=code\("([^"]+)"\)', body)
-        for name, body in zip(pieces[1::2], pieces[2::2], strict=True)
+        name: re.search(r'code=code\("([^"]+)"\)', body) for name, body in zip(pieces[1::2], pieces[2::2], strict=True)
     }
     return {name: root / "workflow" / "scripts" / match[1] for name, match in found.items() if match}
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from antibody_sae.antibody import RESIDUES
+from antibody_sae.antibody import RESIDUES, SIDED_REGIONS
 from antibody_sae.concepts import catalogue, labelling
 from antibody_sae.concepts.catalogue import Block
 from antibody_sae.io import InputError, antibody_id, read_parquet, write_parquet
 from antibody_sae.numbering import tables as numbering
+from antibody_sae.report.tabs.concepts import CHARTS
 
 SETTINGS = {
     "metadata": {},
@@ -108,6 +109,17 @@ def test_residue_concepts_of_trastuzumab(labels, run_folder):
     parts = [text(labels, run_folder, f"cdr3-part=H-{p}", "H") for p in ("V-derived", "middle", "J-derived")]
     assert "".join(parts) == "SRWGGDGFYAMDY"
     assert 10 < len(text(labels, run_folder, "germline=mutated", "H")) < 40
+
+
+def test_each_concept_says_its_words_its_chart_and_its_regions(labels):
+    for concept in (*labels.residue_names, *labels.antibody_names):
+        group, value = catalogue.group_of(concept), concept.partition("=")[2]
+        assert group.chart in CHARTS
+        assert "=" not in catalogue.concept_label(concept)
+        read, decided = group.regions(value)
+        assert read
+        assert set(read) <= set(decided) <= set(SIDED_REGIONS)
+    assert catalogue.group_of("isotype=IgG").chart == "others"
 
 
 def test_antibody_concepts(labels):

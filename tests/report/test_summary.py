@@ -11,6 +11,7 @@ from antibody_sae.concepts import catalogue
 from antibody_sae.io import InputError
 from antibody_sae.report import costs, findings
 from antibody_sae.report import summary as tables_summary
+from antibody_sae.report.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_summary_repeats_the_tables(run, summary):
 
 
 def test_summary_is_the_same_twice(run, summary):
-    assert tables_summary.summary(tables_run.Run(run.folder, run.config)) == summary
+    assert tables_summary.summary(Run(run.folder, run.config)) == summary
 
 
 def test_headline_has_every_sae_with_its_figures_and_the_controls(summary):
@@ -89,7 +90,7 @@ def _criteria(run, monkeypatch, rows):
     table["delta"] = table["steerable"] * 0.3
     table = table.assign(delta_low=table["delta"] - 0.1, delta_high=table["delta"] + 0.1)
     table = table.assign(random_low=-0.1, random_high=0.1, architecture=table["sae"].str.lower())
-    other = tables_run.Run(run.folder, run.config)
+    other = Run(run.folder, run.config)
     monkeypatch.setitem(other.__dict__, "criteria", table)
     return other
 
@@ -160,7 +161,7 @@ def test_a_broken_table_is_named(run, tmp_path):
     (tmp_path / "tables").mkdir()
     (tmp_path / "tables" / "complexity.csv").write_bytes(b"a,b\n1,2,3,4\n\xff")
     with pytest.raises(InputError, match=r"complexity\.csv: not readable as CSV"):
-        tables_run.Run(tmp_path, run.config).csv("complexity")
+        Run(tmp_path, run.config).csv("complexity")
 
 
 def test_layers_and_seeds_are_told_apart(tmp_path):

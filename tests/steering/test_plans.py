@@ -20,7 +20,7 @@ from antibody_sae.steering import directions as steering_directions
 from planted import planted_model, tiny_model
 
 WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": False}
-TARGET = "v-gene=has-W"
+TARGET = "v-gene=IGHV-W"
 SETTINGS = {
     "criteria": ["f1", "r", "output_score", "decoder_alignment", "earliest"], "candidates": 2, "strengths": [1.0],
     "norms": [0.9], "methods": ["add"], "n": 200, "baseline": 500, "random_latents": 8, "random_n": 200, "seed": 1,
@@ -256,6 +256,13 @@ def test_where_a_target_is_read_and_decided():
     assert names(targets.context("cdr3-length=L:>=10")[0]) == ["L-CDR3"]
     assert names(targets.context("position=H110:Y")[0]) == ["H-CDR3"]
     assert names(targets.context("position=H26:S")[0]) == ["H-FR1"]
+    assert names(targets.context("light-locus=K")[0]) == ["L-FR1"]
+    assert names(targets.context("conserved=C104")[0]) == ["H-FR1", "L-FR1"]
+    assert names(targets.context("residue=L")[0]) == list(SIDED_REGIONS), "leucine is of either chain"
+    with pytest.raises(InputError, match="isotype is a column of the input"):
+        targets.context("isotype=IgG")
+    with pytest.raises(InputError, match="names no chain"):
+        targets.context("cdr3-length=>=22")
 
 
 # --- statistics by simulation ---------------------------------------------------------------------------------------

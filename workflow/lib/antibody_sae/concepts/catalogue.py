@@ -1,9 +1,10 @@
 """The antibody concepts: declared in one place, and evaluated on any numbered antibodies.
 
-A concept is a name `group=value`. `GROUPS` lists every group with the function that labels rows with its values; a new
-concept is one entry here, and a metadata column of the input is a few lines of config.yaml (`concepts.metadata`).
-Residue-level groups label residues, antibody-level groups label antibodies. The same functions label what a steered
-model wrote, so a concept means the same everywhere.
+A concept is a name `group=value`. `GROUPS` lists every group: the function that labels rows with its values, the words
+and the chart that the report has for it, and the regions in which steering looks for it. A new concept is one entry
+here; a column of the input is a line of config.yaml (`concepts.metadata`). Residue-level groups label residues,
+antibody-level groups label antibodies. The same functions label the sequences that a steered model generated, so a
+concept means the same everywhere.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from antibody_sae.antibody import REGIONS
 from antibody_sae.io import InputError
 
 CLASSES = {
@@ -234,51 +236,167 @@ def _metadata(column: str, entry: Mapping[str, Any]) -> Callable[[Block], Labell
     return label
 
 
+Regions = tuple[str, ...] | Callable[[str], tuple[str, ...]]
+"""Some of REGIONS, or a function that gives them for a concept's value."""
+UP_TO_CDR3, CDR3, CDR3_ON = REGIONS[:5], ("CDR3",), ("CDR3", "FR4")
+
+
+def _around(early: tuple[str, ...], late: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    """`early` for values that name an IMGT number before CDR3 (C23, H26:S), `late` for the others."""
+    return lambda value: early if int("".join(filter(str.isdigit, value.partition(":")[0]))) < 105 else late
+
+
+def _named(value: str) -> tuple[str, ...]:
+    return (value.partition("-")[2],)
+
+
 @dataclass(frozen=True)
 class Group:
-    """One family of concepts."""
+    """One family of concepts, `name=value`. All that a group is lies here: the report's words and chart, and where in
+    a chain steering looks for it."""
 
     name: str
     level: str
     """residue or antibody."""
     label: Callable[[Block], Labelled]
     meaning: str
+    """In concepts/concepts.parquet."""
+    read: Regions
+    """Regions whose activations stand for a concept."""
+    decided: Regions
+    """Regions whose residues decide whether an antibody has it."""
+    chart: str
+    """The report's chart of best latents: a key of report.tabs.concepts.CHARTS."""
+    words: str = "{group} {value}"
+    """A concept in words. {value}: `H:18-21`; {side}: H; {rest}: 18-21, with comparisons as signs."""
+    sided: bool = True
+    """Whether values name their chain (H:18-21, H105:C, H-CDR3, IGHV3, K); others may lie in either."""
+    heatmap: bool = False
+    """Whether the report compares its latents with all concepts."""
+
+    def regions(self, value: str) -> tuple[list[str], list[str]]:
+        """(read, decided) of a value, as in SIDED_REGIONS."""
+        sides = {"H": "H", "K": "L", "L": "L"}.get(value.removeprefix("IG")[:1], "") if self.sided else "HL"
+        if not sides:
+            raise InputError(f"{self.name}={value}: names no chain (H, K or L); concepts.parquet lists all concepts")
+        found = [where(value) if callable(where) else where for where in (self.read, self.decided)]
+        read, decided = ([f"{side}-{region}" for side in sides for region in regions] for regions in found)
+        return read, decided
 
 
 GROUPS = (
-    Group("region", "residue", region_names, "framework or CDR, of the heavy (H) or light (L) chain"),
-    Group("residue", "residue", lambda b: b.residues["residue"], "amino acid"),
-    Group("class", "residue", _classes, "IMGT physico-chemical class"),
-    Group("motif", "residue", _motifs, "sequence liability; all residues of the motif"),
-    Group("conserved", "residue", _conserved, "conserved residue at its IMGT position, present"),
-    Group("cdr3-part", "residue", _cdr3_parts, "part of CDR3 that V, J or neither germline gives"),
-    Group("germline", "residue", _germline, "same residue as the assigned germline, or mutated"),
-    Group("chain", "residue", lambda b: b.residues["chain"], "heavy, kappa or lambda"),
-    Group("v-family", "antibody", _of_chains("v_family"), "V gene family"),
-    Group("v-gene", "antibody", _of_chains("v_gene"), "V gene"),
-    Group("j-gene", "antibody", _of_chains("j_gene"), "J gene"),
-    Group("light-locus", "antibody", _locus, "kappa or lambda"),
-    Group("cdr1-length", "antibody", _of_chains("cdr1_length"), "residues in CDR1"),
-    Group("cdr2-length", "antibody", _of_chains("cdr2_length"), "residues in CDR2"),
-    Group("cdr3-length", "antibody", _of_chains("cdr3_length", binned=True), "residues in CDR3"),
-    Group("cdr3-charge", "antibody", _of_chains("cdr3_charge", binned=True), "net charge of CDR3"),
-    Group("cdr3-hydropathy", "antibody", _of_chains("cdr3_hydropathy", binned=True), "mean Kyte-Doolittle of CDR3"),
-    Group("v-identity", "antibody", _of_chains("v_identity", binned=True), "share of V residues that are germline"),
-    Group("species", "antibody", lambda b: b.antibodies["species"], "species"),
-)
-PAIRS = Group("position", "residue", imgt_positions, "amino acid at an IMGT position")
+    Group(
+        "region", "residue", region_names, "framework or CDR, of the heavy (H) or light (L) chain",
+        read=_named, decided=_named, chart="regions", words="{value}", heatmap=True,
+    ),
+    Group(
+        "residue", "residue", lambda b: b.residues["residue"], "amino acid",
+        read=REGIONS, decided=REGIONS, chart="residues", sided=False,
+    ),
+    Group(
+        "class", "residue", _classes, "IMGT physico-chemical class",
+        read=REGIONS, decided=REGIONS, chart="residues", sided=False,
+    ),
+    Group(
+        "motif", "residue", _motifs, "sequence liability; all residues of the motif",
+        read=REGIONS, decided=REGIONS, chart="residues", words="{value}", sided=False,
+    ),
+    Group(
+        "conserved", "residue", _conserved, "conserved residue at its IMGT position, present",
+        read=_around(("FR1",), CDR3), decided=_around(UP_TO_CDR3, CDR3_ON), chart="regions", words="{value}",
+        sided=False,
+    ),
+    Group(
+        "cdr3-part", "residue", _cdr3_parts, "part of CDR3 that V, J or neither germline gives",
+        read=CDR3, decided=CDR3_ON, chart="regions", words="CDR3 {value}", heatmap=True,
+    ),
+    Group(
+        "germline", "residue", _germline, "same residue as the assigned germline, or mutated",
+        read=REGIONS, decided=REGIONS, chart="regions", words="{value}", sided=False,
+    ),
+    Group(
+        "chain", "residue", lambda b: b.residues["chain"], "heavy, kappa or lambda",
+        read=("FR1",), decided=UP_TO_CDR3, chart="genes", heatmap=True,
+    ),
+    Group(
+        "v-family", "antibody", _of_chains("v_family"), "V gene family",
+        read=("FR1",), decided=UP_TO_CDR3, chart="genes", words="{value}", heatmap=True,
+    ),
+    Group(
+        "v-gene", "antibody", _of_chains("v_gene"), "V gene",
+        read=("FR1",), decided=UP_TO_CDR3, chart="vgenes", words="{value}",
+    ),
+    Group(
+        "j-gene", "antibody", _of_chains("j_gene"), "J gene",
+        read=CDR3, decided=CDR3_ON, chart="genes", words="{value}", heatmap=True,
+    ),
+    Group(
+        "light-locus", "antibody", _locus, "kappa or lambda",
+        read=("FR1",), decided=UP_TO_CDR3, chart="genes", heatmap=True,
+    ),
+    Group(
+        "cdr1-length", "antibody", _of_chains("cdr1_length"), "residues in CDR1",
+        read=("FR1",), decided=UP_TO_CDR3, chart="cdrs", words="CDR-{side}1 length {rest}",
+    ),
+    Group(
+        "cdr2-length", "antibody", _of_chains("cdr2_length"), "residues in CDR2",
+        read=("FR1",), decided=UP_TO_CDR3, chart="cdrs", words="CDR-{side}2 length {rest}",
+    ),
+    Group(
+        "cdr3-length", "antibody", _of_chains("cdr3_length", binned=True), "residues in CDR3",
+        read=CDR3, decided=CDR3_ON, chart="cdrs", words="CDR-{side}3 length {rest}", heatmap=True,
+    ),
+    Group(
+        "cdr3-charge", "antibody", _of_chains("cdr3_charge", binned=True), "net charge of CDR3",
+        read=CDR3, decided=CDR3_ON, chart="cdrs", words="CDR-{side}3 charge {rest}", heatmap=True,
+    ),
+    Group(
+        "cdr3-hydropathy", "antibody", _of_chains("cdr3_hydropathy", binned=True), "mean Kyte-Doolittle of CDR3",
+        read=CDR3, decided=CDR3_ON, chart="cdrs", words="CDR-{side}3 hydropathy {rest}",
+    ),
+    Group(
+        "v-identity", "antibody", _of_chains("v_identity", binned=True), "share of V residues that are germline",
+        read=("FR1",), decided=UP_TO_CDR3, chart="cdrs", words="V identity {rest}",
+    ),
+    Group(
+        "species", "antibody", lambda b: b.antibodies["species"], "species",
+        read=REGIONS, decided=REGIONS, chart="others", sided=False,
+    ),
+)  # fmt: skip
+PAIRS = Group(
+    "position", "residue", imgt_positions, "amino acid at an IMGT position",
+    read=_around(("FR1",), CDR3), decided=_around(UP_TO_CDR3, CDR3_ON), chart="positions", words="{rest} at {side}",
+)  # fmt: skip
 """Labelled apart: which pairs are frequent is known only after all of the training split was read."""
+BY_NAME = {group.name: group for group in (*GROUPS, PAIRS)}
 
 
 def groups(settings: Mapping[str, Any]) -> list[Group]:
     """All groups of a run, metadata columns included."""
-    taken = {group.name for group in (*GROUPS, PAIRS)}
-    for column in taken & set(settings["metadata"]):
+    for column in BY_NAME.keys() & set(settings["metadata"]):
         raise InputError(
             f"config: concepts.metadata.{column}: the catalogue has a group of this name already; rename the column"
         )
-    extra = [
-        Group(column, "antibody", _metadata(column, entry or {}), "column of the input")
-        for column, entry in settings["metadata"].items()
-    ]
-    return [*GROUPS, *extra]
+    return [*GROUPS, *(_column(name, entry or {}) for name, entry in settings["metadata"].items())]
+
+
+def _column(name: str, entry: Mapping[str, Any]) -> Group:
+    """A column of the input as a group."""
+    return Group(
+        name, "antibody", _metadata(name, entry), "column of the input",
+        read=REGIONS, decided=REGIONS, chart="others", sided=False,
+    )  # fmt: skip
+
+
+def group_of(concept: str) -> Group:
+    """The group of a concept `group=value`; what the catalogue has no group for is a column of the input."""
+    name = concept.partition("=")[0]
+    return BY_NAME.get(name) or _column(name, {})
+
+
+def concept_label(concept: str) -> str:
+    """`j-gene=IGHJ4` is IGHJ4, `cdr3-length=H:18-21` is CDR-H3 length 18-21."""
+    group, _, value = concept.partition("=")
+    side, _, rest = value.partition(":")
+    rest = rest.replace(">=", "≥ ").replace("<", "< ").replace("..", " to ")
+    return group_of(concept).words.format(group=group, value=value, side=side, rest=rest)

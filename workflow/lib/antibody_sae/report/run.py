@@ -59,24 +59,6 @@ def title(name: str) -> str:
     return TITLES.get(name, name)
 
 
-def concept_label(concept: str) -> str:
-    """A concept in words: `j-gene=IGHJ4` is IGHJ4, `cdr3-length=H:18-21` is CDR-H3 length 18-21."""
-    group, _, value = concept.partition("=")
-    side, _, rest = value.partition(":")
-    bounds = rest.replace(">=", "≥ ").replace("<", "< ").replace("..", " to ")
-    if group == "position":
-        return f"{rest} at {side}"
-    if group[:4] in ("cdr1", "cdr2", "cdr3") and group[4:5] == "-" and rest:
-        return f"CDR-{side}{group[3]} {group[5:]} {bounds}"
-    if group == "v-identity":
-        return f"V identity {bounds}"
-    if group == "cdr3-part":
-        return f"CDR3 {value}"
-    if group in ("region", "v-family", "v-gene", "j-gene", "conserved", "motif", "germline"):
-        return value
-    return f"{group} {value}"
-
-
 def rows(table: pd.DataFrame) -> Iterator[Any]:
     """The table's rows as named tuples."""
     return table.itertuples()

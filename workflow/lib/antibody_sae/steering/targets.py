@@ -11,6 +11,7 @@ from torch import Tensor
 
 from antibody_sae.activations import Store
 from antibody_sae.antibody import REGIONS, SIDED_REGIONS, SPLITS
+from antibody_sae.concepts import catalogue
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.io import InputError
 
@@ -60,17 +61,16 @@ def panel(labels: Labels, targets: Sequence[str]) -> Panel:
 def context(target: str) -> tuple[list[int], list[int]]:
     """(regions whose activations stand for a target, regions whose residues decide it), as indices into SIDED_REGIONS.
 
-    V genes and what lies in the V domain before CDR3 are read in FR1 and decided up to FR3; everything else is read in
-    CDR3 and decided in CDR3 and FR4. Light-chain concepts mean the light chain's regions.
+    Raises InputError for a column of the input: generated sequences do not have it.
     """
-    value = target.partition("=")[2]
-    side = "L" if value.startswith(("IGK", "IGL", "L")) else "H"
-    early = target.startswith(("v-", "cdr1", "cdr2")) or value[:4] in ("IGHV", "IGKV", "IGLV")
-    if target.startswith("position="):
-        early = int("".join(filter(str.isdigit, value.partition(":")[0]))) < 105
-    read, decided = (["FR1"], ["FR1", "CDR1", "FR2", "CDR2", "FR3"]) if early else (["CDR3"], ["CDR3", "FR4"])
-    index = {region: i for i, region in enumerate(SIDED_REGIONS)}
-    return [index[f"{side}-{r}"] for r in read], [index[f"{side}-{r}"] for r in decided]
+    group, value = catalogue.group_of(target), target.partition("=")[2]
+    if group.name not in catalogue.BY_NAME:
+        raise InputError(
+            f"steering.targets: {target!r}: {group.name} is a column of the input, which generated sequences do not "
+            f"have; take a concept of the groups {', '.join(catalogue.BY_NAME)}"
+        )
+    read, decided = group.regions(value)
+    return [SIDED_REGIONS.index(r) for r in read], [SIDED_REGIONS.index(r) for r in decided]
 
 
 def panel_blocks(store: Store, labels: Labels, panel: Panel) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
