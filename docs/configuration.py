@@ -9,7 +9,8 @@ SCHEMA = yaml.safe_load((Path(__file__).parents[1] / "workflow/schemas/config.sc
 HEAD = """# Configuration
 
 Every key, its values, its default and what it means. Any may be left out
-of `config.yaml` and of your own file (`make run CONFIG=my.yaml`). Made from `workflow/schemas/config.schema.yaml` by `python docs/configuration.py`.
+of `config.yaml` and of your own file (`make run CONFIG=my.yaml`). Made from the schema,
+`workflow/schemas/config.schema.yaml` by `python docs/configuration.py`.
 """
 
 

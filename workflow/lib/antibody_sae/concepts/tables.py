@@ -42,7 +42,7 @@ LATENT_COLUMNS = [
 
 
 def complexity(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """tables/complexity.csv: how involved the activation patterns are, per layer, SAE and seed, over living latents.
+    """tables/complexity.csv: how involved the activation patterns are, per layer, SAE and seed, over non-dead latents.
 
     Mean and median of each measure for all latents, the first 64 (where Ordered puts its broadest) and the others.
     """

@@ -15,7 +15,7 @@ from antibody_sae.report.run import Run, rows, title
 from antibody_sae.significance import wilson
 
 MATCH_SHARE = 0.05
-"""Share of an SAE's living latents that must be interpretable for claim 1; chance alone would give about none."""
+"""Share of an SAE's non-dead latents that must be interpretable for claim 1; chance alone would give about none."""
 
 
 def _finding(claim: str, verdict: str, text: str, rule: str) -> dict[str, str]:
@@ -49,7 +49,7 @@ def matching(saes_found: list[dict[str, Any]], targets: list[str]) -> dict[str, 
     best = [row["best_f1"][t]["f1"] for row in known for t in targets if t in row.get("best_f1", {})]
     beaten = [b["f1"] > b["f1_simple"] for row in known for b in row.get("best_f1", {}).values()]
     text = (
-        f"Living latents that are interpretable: {joined(found)}; on test antibodies they beat every single neuron, "
+        f"Non-dead latents that are interpretable: {joined(found)}; on test antibodies they beat every single neuron, "
         "principal component, untrained latent, position and residue."
     )
     if best:
@@ -60,7 +60,7 @@ def matching(saes_found: list[dict[str, Any]], targets: list[str]) -> dict[str, 
     shares = [row["share_strict"] for row in known]
     verdict = "confirmed" if min(shares) >= MATCH_SHARE else "in part" if max(shares) > 0 else "not confirmed"
     rule = (
-        f"confirmed where at least {MATCH_SHARE:.0%} of every SAE's living latents are interpretable with the whole "
+        f"confirmed where at least {MATCH_SHARE:.0%} of every SAE's non-dead latents are interpretable with the whole "
         "95% interval of F1 above the best simple baseline"
     )
     return _finding(claim, verdict, text, rule)
@@ -93,7 +93,7 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
     chance = [entry["chance"] for entry in claims.values() if entry.get("chance", {}).get("arms")]
     if chance:
         passed, arms = (sum(entry[key] for entry in chance) for key in ("passed", "arms"))
-        text += f" Held against each other, {passed} of {arms} random latents pass at p < 0.05."
+        text += f" Tested against each other, {passed} of {arms} random latents are significant at p < 0.05."
     text += _correlations(claims)
     possible = bool(table["steerable"].any())
     if not possible:
@@ -201,7 +201,7 @@ def _paired(ordered: pd.DataFrame, topk: pd.DataFrame, what: str) -> tuple[float
 
 GUARANTEE = 0.9
 """Share of best-associated latents that would have to steer for association to be called a guarantee. Until the study
-of three seeds the rule asked for under half; six of its twelve steered, which nobody would call a guarantee."""
+of three seeds the rule asked for under half; six of its twelve steered, which is no guarantee."""
 COMPLEXITY = {
     "n_concepts_mean": ("concepts", ".1f"),
     "entropy_region_mean": ("bits of entropy over regions", ".2f"),
