@@ -9,13 +9,16 @@ export XDG_CACHE_HOME := $(CURDIR)/.venv/cache
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) --profile workflow/profiles/default $(if $(CONFIG),--configfile "$(CONFIG)")
 
-.PHONY: run test test-slow setup lock clean
+.PHONY: run test test-slow setup oracles lock clean
 
 run: .venv/.runtime
 	@$(SNAKEMAKE) --quiet rules host reason
 	@.venv/bin/python workflow/scripts/headline.py $(if $(CONFIG),"$(CONFIG)")
 
 setup: .venv/.runtime
+
+# The judges of designs (see docs/designs.md): about 250 MB that nothing else needs.
+oracles: .venv/.oracles
 
 test: .venv/.dev
 	.venv/bin/ruff check .
@@ -42,6 +45,10 @@ test-slow: .venv/.dev
 
 .venv/.dev: envs/dev.lock .venv/.runtime
 	@.venv/bin/python envs/install.py envs/dev.lock
+	@touch $@
+
+.venv/.oracles: envs/oracles.lock .venv/.runtime
+	@.venv/bin/python envs/install.py envs/oracles.lock
 	@touch $@
 
 lock: | .venv/bin/python

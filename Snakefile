@@ -63,3 +63,4 @@ rule all:
     default_target: True
     input:
         f"{OUT}/report/index.html",
+        rules.designs.input,

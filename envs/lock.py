@@ -21,14 +21,20 @@ def main() -> None:
     runtime = resolve("-r", str(ENVS / "requirements.in"))
     pins = "".join(f"{name}=={version}\n" for name, version in runtime.items())
     (ENVS / "requirements.lock").write_text("# Made by `make lock` from requirements.in.\n" + pins)
-    both = resolve("-r", str(ENVS / "requirements.lock"), "-r", str(ENVS / "dev.in"))
-    extra = "".join(f"{name}=={version}\n" for name, version in both.items() if name not in runtime)
-    (ENVS / "dev.lock").write_text("# Made by `make lock` from dev.in.\n" + extra)
-    conda = "".join(f"      - {line}\n" for line in pins.splitlines())
-    (ENVS / "environment.yaml").write_text(
-        "# Made by `make lock`: the versions of requirements.lock for `snakemake --sdm conda`.\n"
-        "channels:\n  - conda-forge\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n" + conda
-    )
+    extras = {}
+    for kind in ("dev", "oracles"):
+        both = resolve("-r", str(ENVS / "requirements.lock"), "-r", str(ENVS / f"{kind}.in"))
+        extras[kind] = "".join(f"{name}=={version}\n" for name, version in both.items() if name not in runtime)
+        (ENVS / f"{kind}.lock").write_text(f"# Made by `make lock` from {kind}.in.\n" + extras[kind])
+    for name, locks, found in (
+        ("environment", "requirements.lock", pins),
+        ("oracles", "requirements.lock and oracles.lock", pins + extras["oracles"]),
+    ):
+        (ENVS / f"{name}.yaml").write_text(
+            f"# Made by `make lock`: the versions of {locks} for `snakemake --sdm conda`.\n"
+            "channels:\n  - conda-forge\ndependencies:\n  - python=3.11\n  - pip\n  - pip:\n"
+            + "".join(f"      - {line}\n" for line in found.splitlines())
+        )
 
 
 if __name__ == "__main__":

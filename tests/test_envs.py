@@ -28,7 +28,7 @@ def canonical(name):
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
 def test_everything_is_pinned_exactly(lock):
     found = pins(lock)
-    assert len(found) > 20
+    assert len(found) > (5 if lock.name == "oracles.lock" else 20)
     for line in found:
         assert PIN.fullmatch(line), f"{lock.name}: {line}"
         assert "+" not in line, f"{lock.name}: {line} is a build of some machine"

@@ -50,7 +50,7 @@ def test_no_call_runs_what_it_is_given():
             if name in {"np.load", "numpy.load"}:
                 assert keywords.get("allow_pickle") == "False", f"{place}: say allow_pickle=False"
             if name.endswith("torch.load"):
-                assert path.name == "models.py", f"{place}: only IgLM's packaged weights are read so"
+                assert path.name in {"model.py", "judges.py"}, f"{place}: only weights in packages are read so"
                 assert keywords.get("weights_only") == "True", f"{place}: weights_only"
     assert "torch.load" in seen, "the search sees calls"
     assert "yaml.safe_load" in seen
@@ -79,7 +79,7 @@ def test_names_in_a_configuration_cannot_leave_the_run(name, where):
     changes = {
         "run": {"run": name},
         "sae": {"saes": {"train": {name: {"architecture": "topk"}}}},
-        "design": {"designs": {name: {"concept": "j-gene=IGHJ4"}}},
+        "design": {"designs": {name: {"concepts": {"j-gene=IGHJ4": "high"}}}},
         "model": {"model": {"name": name}},
     }
     with pytest.raises(io.InputError, match=r"config|model"):

@@ -60,24 +60,65 @@ def every_steered(name):
     return [f"{OUT}/steering/layer{each['layer']}/{each['sae']}-seed{each['seed']}/{name}" for each in STEERED]
 
 
-def design_branch(wildcards):
-    """Layer, and folder of the SAE, that a design uses: its own choice, else the run's first."""
+def design_uses(asked, kind):
+    """Whether a design draws on levers of a kind: latent, sparse, trained."""
+    kinds = config["steering"]["levers"] if asked["lever"] == "auto" else [asked["lever"]]
+    return kind in kinds and not asked["latents"]
+
+
+def design_branches(asked):
+    """Folders of the SAEs that a design may draw on: the one it names, the first where it names latents, else all of one
+    seed."""
+    names = [asked["sae"]] if asked["sae"] else list(SAES)[:1] if asked["latents"] else list(SAES)
+    return [f"{name}-seed{SEEDS[0] if asked['sae_seed'] is None else asked['sae_seed']}" for name in names]
+
+
+def design_files_of(stage, name, used):
+    """A file of each SAE of a design that meets `used`, as an input function."""
+
+    def paths(wildcards):
+        asked = config["designs"][wildcards.design]
+        folder = f"{OUT}/{stage}/layer{asked['layer'] or LAYERS[0]}"
+        return [f"{folder}/{branch}/{name}" for branch in design_branches(asked)] if used(asked) else []
+
+    return paths
+
+
+def design_saes(name):
+    """A file of each SAE whose latents are pushed."""
+    return design_files_of("saes", name, lambda asked: asked["latents"] or design_uses(asked, "latent"))
+
+
+def design_levers(name, kind):
+    """What the steering stage knows of each SAE."""
+    return design_files_of("steering", name, lambda asked: design_uses(asked, kind))
+
+
+def design_trained(wildcards):
+    """The layer's trained vectors."""
     asked = config["designs"][wildcards.design]
-    sae = asked["sae"] or next(iter(SAES))
-    return asked["layer"] or LAYERS[0], f"{sae}-seed{SEEDS[0] if asked['sae_seed'] is None else asked['sae_seed']}"
+    folder = f"{OUT}/steering/layer{asked['layer'] or LAYERS[0]}/levers"
+    return [f"{folder}/directions.safetensors"] if design_uses(asked, "trained") else []
 
 
-def design_file(stage, name):
-    """A file of the design's SAE, as an input function."""
-
-    def path(wildcards):
-        layer, branch = design_branch(wildcards)
-        return f"{OUT}/{stage}/layer{layer}/{branch}/{name}"
-
-    return path
-
-
-def design_effects(wildcards):
-    """What chose the latent, where the design does not name it."""
+def design_manifest(wildcards):
+    """What says how long a push is."""
     asked = config["designs"][wildcards.design]
-    return [] if asked["latents"] else design_file("steering", "effects.parquet")(wildcards)
+    if asked["lever"] == "none" or asked["latents"]:
+        return []
+    return [f"{OUT}/activations/layer{asked['layer'] or LAYERS[0]}/manifest.json"]
+
+
+def design_counts(wildcards):
+    """Residues of the regions, where a push acts on one."""
+    asked = config["designs"][wildcards.design]
+    if not isinstance(asked["where"], str) or asked["where"] == "all":
+        return []
+    return f"{OUT}/steering/layer{asked['layer'] or LAYERS[0]}/controls/counts.json"
+
+
+def design_natural(wildcards):
+    """Natural antibodies to compare with: files that the design names, or the run's own where it read files."""
+    if config["designs"][wildcards.design]["natural"]:
+        return f"{OUT}/designs/{wildcards.design}/natural.parquet"
+    return f"{OUT}/sequences/antibodies.parquet" if config["sequences"]["source"] == "file" else []

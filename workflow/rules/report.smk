@@ -66,6 +66,7 @@ rule report:
             layer=LAYERS,
             file=["plan", "outcomes"],
         ),
+        libraries=expand(f"{OUT}/designs/{{design}}/page.json", design=config["designs"]),
     output:
         page=report(
             f"{OUT}/report/index.html",
@@ -91,7 +92,7 @@ rule report:
         mem_mb=memory(2000),
         runtime=minutes(30),
     params:
-        config=REPORTED,
+        config={**REPORTED, "designs": list(config["designs"])},
         templates=hashlib.sha256(b"".join(path.read_bytes() for path in TEMPLATES)).hexdigest()[:16],
         code=code("report.py"),
     script:

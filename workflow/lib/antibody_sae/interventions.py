@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,7 +117,7 @@ class Clamp:
 
 @dataclass(frozen=True)
 class Intervention:
-    """What is done to one row of a batch; with neither vector nor clamp, nothing."""
+    """What is done to one row of a batch; with neither vector nor clamp, nothing. A vector may be given as an array."""
 
     vector: Tensor | None = None
     """[d_model] float32, added to the residual stream, raw units."""
@@ -124,6 +125,8 @@ class Intervention:
     where: Where = Where()
 
     def __post_init__(self) -> None:
+        if self.vector is not None and not isinstance(self.vector, Tensor):
+            object.__setattr__(self, "vector", torch.tensor(np.asarray(self.vector, np.float32)))
         if self.vector is not None and not torch.isfinite(self.vector).all():
             raise InputError("intervention: the added vector is not finite; choose a smaller strength")
 

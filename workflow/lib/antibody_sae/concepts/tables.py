@@ -56,7 +56,7 @@ _BINS = np.arange(-6, 0.01, 0.25)
 
 
 def complexity(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """tables/complexity.csv: how involved the activation patterns are, per layer, SAE and seed, over living latents.
+    """tables/complexity.csv: how involved the activation patterns are, per layer, SAE and seed, over non-dead latents.
 
     Mean and median of each measure for all latents, the first 64 (where Ordered puts its broadest) and the others, and
     the mean at matched density: among a layer's and seed's SAEs each bin of density weighs the fewest latents that any

@@ -83,6 +83,10 @@ class AntibodyModel:
             )
         self.residue_tokens = {r: vocabulary[r] for r in RESIDUES}
 
+    def under(self, spec: ModelSpec) -> AntibodyModel:
+        """The same weights under another template."""
+        return AntibodyModel(spec, self.hf, self._vocabulary, self.provenance)
+
     # -- writing antibodies for the model ------------------------------------------------------------------------
 
     def _template(self, chains: str, species: str) -> list[str]:
@@ -124,8 +128,8 @@ class AntibodyModel:
     ) -> list[Encoded]:
         """The passages of an antibody: one, or one a chain where the model reads one chain at a time.
 
-        `chains` names the template where it does not follow from the chains: a pair that the model wrote and nobody can
-        cut in two is still read as a pair. Raises InputError for a residue without a token, or a passage longer than
+        `chains` names the template where it does not follow from the chains: a generated pair that cannot be cut in two
+        is still read as a pair. Raises InputError for a residue without a token, or a passage longer than
         the model's context.
         """
         chains = chains or ("H" if heavy else "") + ("L" if light else "")

@@ -14,7 +14,7 @@ from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.page import Browsed, Tab, render
 from antibody_sae.report.run import Run
-from antibody_sae.report.tabs import concepts, latents
+from antibody_sae.report.tabs import concepts, latents, library
 from antibody_sae.report.tabs import steering as report_steering
 from antibody_sae.report.tabs.overview import described, overview, tiles
 from antibody_sae.report.tabs.training import training
@@ -33,6 +33,8 @@ def build(run: Run, summary: Mapping[str, Any], page: str | Path, pictures: str 
         Tab("latents", "Latents", []),
         Tab("steering", "Steering", report_steering.sections(run, steered, palette)),
     ]
+    if libraries := library.sections(run):
+        tabs.append(Tab("library", "Libraries", libraries))
     drawn = {figure.name: figure for tab in tabs for section in tab.sections for figure in section.figures}
     for figure in drawn.values():
         _write(figure, Path(pictures))

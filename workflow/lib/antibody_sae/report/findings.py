@@ -66,7 +66,7 @@ def matching(saes_found: list[dict[str, Any]], targets: list[str]) -> dict[str, 
     totals = table.groupby("sae", sort=False)[["interpretable_strict", "alive"]].sum().astype(int)
     found = [f"{row.interpretable_strict:,} of {row.alive:,} in {title(row.Index)}" for row in rows(totals)]
     text = (
-        f"Living latents whose whole interval of F1 lies above every single neuron, principal component, untrained "
+        f"Non-dead latents whose whole interval of F1 lies above every single neuron, principal component, untrained "
         f"latent, position and residue, on test antibodies: {joined(found)}."
     )
     best = [row["best_f1"][t]["f1"] for row in known for t in targets if t in row.get("best_f1", {})]
@@ -111,7 +111,7 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
     chance = [entry["chance"] for entry in claims["by_sae"].values() if entry["chance"]["arms"]]
     if chance:
         passed, arms = (sum(entry[key] for entry in chance) for key in ("passed", "arms"))
-        text += f" Held against each other, {passed} of {arms} random latents pass at p < 0.05."
+        text += f" Tested against each other, {passed} of {arms} random latents pass at p < 0.05."
     rule = (
         "confirmed where, over targets that the trained vector steers, the share steered by TopK's latent with the "
         "best F1 lies below the vector's (95% interval of the difference below 0)"

@@ -12,8 +12,8 @@ import pandas as pd
 
 from antibody_sae.config import saes
 from antibody_sae.io import InputError, read_json, read_parquet
+from antibody_sae.sae.prefixes import ARCHITECTURES
 
-TITLES = {"topk": "TopK", "ordered": "Ordered", "matryoshka": "Matryoshka"}
 CONTROLS = {
     "difference_of_means": "difference of means",
     "probe": "linear probe",
@@ -53,8 +53,8 @@ class Trained:
 
 
 def title(name: str) -> str:
-    """An SAE's name as text."""
-    return TITLES.get(name, name)
+    """An SAE's name as text: its architecture's title where it is called by that."""
+    return ARCHITECTURES[name].title if name in ARCHITECTURES else name
 
 
 def rows(table: pd.DataFrame) -> Iterator[Any]:

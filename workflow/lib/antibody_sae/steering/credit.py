@@ -315,8 +315,8 @@ def residue_parts(target: str, residues: str, region: np.ndarray) -> np.ndarray 
     inside = (region == SIDED_REGIONS.index(f"{side}-CDR3")).astype(float)
     each = {
         "length": np.ones(len(residues)),
-        "charge": np.array([tables._CHARGE.get(r, 0) for r in residues], float),
-        "hydropathy": np.array([tables._HYDROPATHY[r] - float(edge) for r in residues], float),
+        "charge": np.array([tables.CHARGE.get(r, 0) for r in residues], float),
+        "hydropathy": np.array([tables.HYDROPATHY[r] - float(edge) for r in residues], float),
     }[what]
     return inside * each * (1 if sense == ">=" else -1)
 

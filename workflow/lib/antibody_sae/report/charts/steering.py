@@ -222,7 +222,7 @@ def mapping_scatter(table: pd.DataFrame, palette: Palette, x: str, x_title: str)
 
 
 def side_effects(table: pd.DataFrame) -> Any:
-    """What else moved: rows `arm`, columns `label`, colour by change (points of a share)."""
+    """Off-target effects: rows `arm`, columns `label`, colour by change (points of a share)."""
     top = float(table["delta"].abs().max() or 1)
     return sized(
         base_chart(table)

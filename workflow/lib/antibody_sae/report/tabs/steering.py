@@ -32,7 +32,7 @@ def sections(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Section]
     targets = list(dict.fromkeys(steered["concept"]))
     both = [Pick("target", "Target", [(target, concept_label(target)) for target in targets]), *layer]
     parts = [
-        Section("Who steers", figures=[*effects(run, palette), *_steerable(run, palette)], picks=layer),
+        Section("Steering by target", figures=[*effects(run, palette), *_steerable(run, palette)], picks=layer),
         Section(
             "Which way of choosing finds a latent that steers",
             "Every criterion had the same number of tries. Grey: the range over random latents; open diamond: "
@@ -56,7 +56,7 @@ def sections(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Section]
             figures=_mapping(steered, palette),
             picks=layer,
         ),
-        Section("What else moves", figures=_side_effects(run), picks=layer),
+        Section("Off-target effects", figures=_side_effects(run), picks=layer),
         Section("Quality of what was written", figures=_quality(run, steered, palette), picks=layer),
         Section(
             "What is written, residue by residue",

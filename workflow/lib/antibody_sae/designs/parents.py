@@ -1,0 +1,79 @@
+"""Variants of a parent antibody: its framework kept, regions written anew.
+
+Two ways. *Prompt*: the chain up to the first region that is rewritten is the prompt, and the model writes the rest, the
+framework behind it included. *Infilling*, with IgLM: the model reads the whole chain with the region masked and writes
+that region alone (Shuai et al. 2023, Cell Systems 14:979): `[HEAVY][HUMAN] EVQ...[MASK]WGQ...[SEP]` span `[CLS]`.
+Several regions are infilled one by one, each beside the parent's others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from antibody_sae.antibody import REGIONS
+from antibody_sae.io import InputError
+from antibody_sae.numbering import anarci
+
+if TYPE_CHECKING:
+    from antibody_sae.models.model import AntibodyModel
+
+_MASK, _END_OF_SPAN = "[MASK]", "[CLS]"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A parent chain and what is rewritten in it."""
+
+    sequence: str
+    spans: Mapping[str, tuple[int, int]]
+    """Region that is rewritten -> its residues [start, end) in `sequence`."""
+
+    @property
+    def prompt(self) -> str:
+        """What comes before the first rewritten region."""
+        return self.sequence[: min(start for start, _ in self.spans.values())]
+
+    def compose(self, spans: Mapping[str, str]) -> str:
+        """The chain with regions replaced."""
+        text = self.sequence
+        for region, (start, end) in sorted(self.spans.items(), key=lambda item: -item[1][0]):
+            text = text[:start] + spans[region] + text[end:]
+        return text
+
+
+def parent(asked: Mapping[str, Any], chains: str, settings: Mapping[str, Any]) -> Parent:
+    """The parent of a design's `from:` (heavy, light, rewrite); `settings`: species and scheme of `numbering`.
+
+    Raises InputError where the chain that is written is not given or cannot be numbered.
+    """
+    side = "light" if chains == "L" else "heavy"
+    sequence = str(asked.get(side) or "").upper()
+    if not sequence:
+        raise InputError(f"designs: from.{side}: the {side} chain's residues are needed, for the model writes {chains}")
+    found = anarci.number([sequence], settings["species"], "imgt")[0]
+    if found.labels is None or found.status != "ok":
+        raise InputError(f"designs: from.{side}: {found.status}; give a whole variable domain")
+    spans = {}
+    for region in asked["rewrite"]:
+        inside = (found.labels.region == REGIONS.index(region)).nonzero()[0]
+        if not len(inside):
+            raise InputError(f"designs: from.{side}: this chain has no {region}")
+        spans[region] = (found.start + int(inside[0]), found.start + int(inside[-1]) + 1)
+    return Parent(sequence, spans)
+
+
+def can_infill(model: AntibodyModel) -> bool:
+    """Whether the model was trained to infill: IgLM, whose template ends in [SEP]."""
+    return model.spec.packaged
+
+
+def infilling(model: AntibodyModel, chains: str, species: str, parent: Parent, region: str) -> AntibodyModel:
+    """The same weights under a template whose prefix is the masked parent, and whose end is the end of a span."""
+    start, end = parent.spans[region]
+    tags = model.spec.templates[chains].partition("{heavy}" if chains == "H" else "{light}")[0]
+    place = "{heavy}" if chains == "H" else "{light}"
+    masked = f"{parent.sequence[:start]}{_MASK}{parent.sequence[end:]}[SEP]"
+    template = f"{tags.replace('{species}', species.upper())}{masked}{place}{_END_OF_SPAN}"
+    return model.under(replace(model.spec, templates={chains: template}))
