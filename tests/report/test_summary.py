@@ -123,7 +123,8 @@ def test_association_is_judged_where_the_trained_vector_steers(run, best_f1, tra
 def test_ordered_is_compared_over_targets_and_not_over_arms(run, gain, seeds, verdict):
     rng = np.random.default_rng(0)
     rows = [("topk", "f1", t, rng.normal(0.2, 0.5), False) for t in TARGETS]
-    rows += [("ordered", "f1", t, odds + gain + rng.normal(0, 0.3), True) for (_, _, t, odds, _) in rows[:8]]
+    noise = [0.3, -0.3] * 4  # no single target decides
+    rows += [("ordered", "f1", t, row[3] + gain + e, True) for t, row, e in zip(TARGETS, rows, noise, strict=True)]
     finding = findings.orderedness(run, _claims(rows, seeds))[0]
     assert finding["verdict"] == verdict
     assert f"0 of {8 * seeds} with TopK" in finding["text"]
