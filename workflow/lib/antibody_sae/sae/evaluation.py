@@ -147,8 +147,8 @@ def splice(
     """
     residues = torch.tensor(list(model.residue_tokens.values()), device=model.device)
 
-    def replacing(new: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-        def edit(hidden: Tensor, tokens: Tensor) -> Tensor:
+    def replacing(new: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        def edit(hidden: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
             at = torch.isin(tokens[:, -hidden.shape[1] :], residues)
             changed = hidden.clone()
             changed[at] = new(hidden[at]).to(hidden)

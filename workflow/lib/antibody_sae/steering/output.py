@@ -37,7 +37,7 @@ def measures(model: AntibodyModel, layer: int, sae: SAE, chains: str, species: s
     ids = torch.tensor([model.residue_tokens[residue] for residue in RESIDUES])
     seen: list[Tensor] = []
 
-    def look(hidden: Tensor, tokens: Tensor) -> Tensor:
+    def look(hidden: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
         seen.append(hidden[:, -1].float().cpu())
         return hidden
 
@@ -51,12 +51,12 @@ def measures(model: AntibodyModel, layer: int, sae: SAE, chains: str, species: s
         pushed = (AMPLIFIED * largest * vectors[part]).to(model.device)
         alone = (sae.pre_bias + AMPLIFIED * sae.max_activation[part, None] * vectors[part]).to(model.device)
 
-        def add(hidden: Tensor, tokens: Tensor, change: Tensor = pushed) -> Tensor:
+        def add(hidden: Tensor, tokens: Tensor, rows: Tensor, change: Tensor = pushed) -> Tensor:
             out = hidden.clone()
             out[:, -1] = (hidden[:, -1].float() + change).to(hidden.dtype)
             return out
 
-        def replace(hidden: Tensor, tokens: Tensor, state: Tensor = alone) -> Tensor:
+        def replace(hidden: Tensor, tokens: Tensor, rows: Tensor, state: Tensor = alone) -> Tensor:
             out = hidden.clone()
             out[:, -1] = state.to(hidden.dtype)
             return out
