@@ -85,7 +85,7 @@ def fault(chain: str, mine: tuple | None, their: tuple | None, profile: str) -> 
     kept = [(one.get(23), one.get(104)) == ("C", "C") for one in at]
     if kept == [True, False]:
         return "cysteines not at 23 and 104, where another profile keeps them"
-    if mine[:2] == their[:2] and set(chain[mine[2] : their[2]]) == {"H"}:
+    if mine[:2] == their[:2] and chain[mine[2] : their[2]].endswith("H") and "HHHHH" in chain[mine[2] :]:
         return "residues of a His tag in the domain"
     if mine[:4] == their[:4] and mine[5] and not their[5]:
         return "no germlines because another allowed species has none of this chain type"

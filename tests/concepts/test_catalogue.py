@@ -58,7 +58,7 @@ def run_folder(tmp_path_factory):
     chunk = run / "numbering" / "c.parquet", run / "numbering" / "r.parquet"
     numbering.number_chunk(run / "sequences" / "antibodies.parquet", 0, 1, ["human"], "imgt", *chunk)
     merged = run / "numbering" / "chains.parquet", run / "numbering" / "residues.parquet"
-    numbering.merge_chunks([chunk[0]], [chunk[1]], "imgt", *merged)
+    numbering.merge_chunks([chunk[0]], [chunk[1]], "imgt", *merged, run / "numbering" / "summary.json")
     splits = pd.DataFrame({"antibody_id": table["antibody_id"], "cluster_id": range(4)})
     splits["split"] = ["train", "train", "validation", "test"]
     write_parquet(splits.iloc[::-1], run / "splits" / "antibodies.parquet")  # in another order

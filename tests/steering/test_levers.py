@@ -49,8 +49,8 @@ def slope(model, direction, step=1e-2, **kwargs):
 def drawn():
     """A model, what it wrote, and the exact V of the property after every residue."""
     model = planted_model()
-    model.hf.lm_head.weight[model.stop_token("H"), -1] = -0.2  # some forty residues a sequence
-    texts = [g.text for g in model.generate(600, seed=5, max_residues=120)]
+    model.hf.lm_head.weight[model.stop_token("H"), -1] = -0.35  # some eighty residues a sequence
+    texts = [g.text for g in model.generate(600, seed=5, max_residues=240)]
     passages = [model.encode(text, chains="H")[0] for text in texts]
     has = np.array([["W" in text[:EARLY]] for text in texts], float)
     chance = chances(model, torch.zeros(16))
@@ -221,9 +221,10 @@ def workbench(model):
 def test_training_on_the_model_raises_the_rate_and_is_the_same_twice(drawn):
     model, _, _, known = drawn
     bench = workbench(model)
-    base = bench.base(300, seed=1)
+    base = bench.base(200, seed=1)
     assert base.rates[0] == pytest.approx(float(known.start[0]), abs=0.08)
-    runs = [bench.train(0, base, length=2.0, n=100, seed=7, rounds=2, perplexity_bound=3.0) for _ in range(2)]
+    options = {"rounds": 2, "perplexity_bound": 3.0, "valid_bound": 0.5}  # many do not end in time
+    runs = [bench.train(0, base, length=2.0, n=60, seed=7, **options) for _ in range(2)]
     torch.testing.assert_close(runs[0].vector, runs[1].vector, atol=0, rtol=0)
     assert runs[0].history.equals(runs[1].history)
     axis = runs[0].vector / runs[0].vector.norm()
@@ -314,7 +315,7 @@ def test_a_logit_bias_moves_the_odds_by_its_own_amount(drawn):
 
 
 def test_infilling_writes_only_the_span(iglm_s):
-    made = [text for text in alternatives.infill(iglm_s, CHAIN, 98, 100, 8, seed=1) if text]
+    made = [text for text in alternatives.infill(iglm_s, CHAIN, 98, 100, 4, seed=1) if text]
     assert made
     assert all(text.startswith(CHAIN[:98]) and text.endswith(CHAIN[100:]) for text in made)
     with pytest.raises(InputError, match="span"):

@@ -15,6 +15,7 @@ from torch import Tensor
 from antibody_sae.activations import Store
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.sae.model import SAE
+from antibody_sae.sae.prefixes import ARCHITECTURES
 from antibody_sae.significance import Floats
 from antibody_sae.steering.criteria import Known
 
@@ -46,7 +47,7 @@ def gather(
             figures["f1_validation"][int(first[target]), j] += 1e-9
     unit = sae.directions.numpy().astype(float)
     means = directions["difference_of_means"].numpy().astype(float)
-    ordered = sae.config["architecture"] != "topk"
+    ordered = ARCHITECTURES[sae.config["architecture"]].ordered
     return Known(
         alive=sae.max_activation.numpy() > 0,
         density=sae.density.numpy(),
