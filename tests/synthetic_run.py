@@ -16,7 +16,7 @@ import torch
 from antibody_sae import config as settings
 from antibody_sae.io import write_json, write_parquet, write_safetensors
 from antibody_sae.report.run import Run
-from antibody_sae.steering import claims, effects
+from antibody_sae.steering import claims, doses, effects, plans
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 REGIONS = {
@@ -214,9 +214,10 @@ def _concept_tables(run: Run) -> None:
     pd.DataFrame([{**key, **counted} for key in keys]).to_csv(folder / "interpretable.csv", index=False)
     mean = {"topk": 2.0, "ordered": 3.1}
     complexity = [{**key, "subset": s, "latents": 60, "dense": 0.1, "density_mean": 0.02,
-                   "n_concepts_mean": mean.get(key["sae"], 2.5),
+                   "n_concepts_mean": mean.get(key["sae"], 2.5), "n_above_yes_mean": mean.get(key["sae"], 2.5) / 2,
                    "entropy_region_mean": mean.get(key["sae"], 2.0) / 2,
-                   "entropy_residue_mean": 2.0} for key in keys for s in ("all", "first 64", "others")]  # fmt: skip
+                   "entropy_residue_mean": 2.0}
+                  for key in keys for s in ("all", "first 64", "others", "matched density")]  # fmt: skip
     pd.DataFrame(complexity).to_csv(folder / "complexity.csv", index=False)
     best = [
         pd.read_parquet(run.folder / "concepts" / s.folder / "best.parquet").assign(**key)
@@ -225,27 +226,36 @@ def _concept_tables(run: Run) -> None:
     pd.concat(best).to_csv(folder / "best_latents.csv", index=False)
 
 
-def _measured(plan: pd.DataFrame, lift: dict[tuple[str, float], float], rng: np.random.Generator) -> pd.DataFrame:
-    """What `effects.measure` would say of the arms; `lift` is the change of TARGETS[0] by (kind, latent)."""
+def _joined(plan: plans.Plan, lift: dict[tuple[str, int], float], rng: np.random.Generator) -> pd.DataFrame:
+    """The plan's arms with outcomes, as `measured.joined` gives them; `lift` is what a length of 0.3 adds to
+    TARGETS[0], by (kind, latent or -1)."""
     rows = []
-    for arm in plan.itertuples():
+    for arm in plan.table.itertuples():
         n = int(arm.n)
-        row = {"arm": arm.arm, "n": n, "n_valid": n - 2, "n_half": n // 2 - 1, "valid": 1 - 2 / n, "ended": 1.0,
-               "perplexity": 1.6, "unique": 1.0, "edit_distance": 20.0}  # fmt: skip
+        row = {"arm": arm.arm, "n_valid": n, "valid": 1.0, "unique": 1.0, "scored": n, "log_likelihood": -0.5,
+               "log_likelihood_sd": 0.1, "edit_distance": 20.0}  # fmt: skip
+        moved = lift.get((arm.kind, -1 if pd.isna(arm.latent) else int(arm.latent)), 0.0) * arm.length / 0.3
         for concept, base in zip([*TARGETS, "j-gene=IGHJ6"], (0.33, 0.2, 0.3), strict=True):
-            rate = base + (lift.get((arm.kind, arm.latent), 0.0) if concept == TARGETS[0] else 0.0)
-            half = int(rng.binomial(n // 2 - 1, rate))
-            row |= {f"half:{concept}": half, f"hits:{concept}": half + int(rng.binomial(n - 2 - (n // 2 - 1), rate))}
+            row[f"hits:{concept}"] = int(rng.binomial(n, base + (moved if concept == TARGETS[0] else 0.0)))
         rows.append(row)
-    return pd.DataFrame(rows)
+    return plan.table.merge(pd.DataFrame(rows), on="arm")
 
 
-def _plan(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    plan = pd.DataFrame(rows).reindex(
-        columns=["arm", "kind", "concept", "latent", "selected_by", "method", "strength", "norm", "n"]
-    )
-    plan["arm"] = np.arange(len(plan))
-    return plan.assign(method="add", n=plan["n"].fillna(200).astype(int), latent=plan["latent"].astype("Int64"))
+def _explored(rows: list[dict[str, Any]]) -> plans.Plan:
+    """Each row at both of LENGTHS; a latent's strength is 1 at the second."""
+    spread = [
+        {"n": 60, **row, "length": length, "strength": length / LENGTHS[1] if "latent" in row else np.nan}
+        for row in rows
+        for length in ((0.0,) if row["kind"] == "none" else LENGTHS)
+    ]
+    table = pd.DataFrame(spread).reindex(columns=list(plans.COLUMNS))
+    vectors = torch.zeros(len(table), 16)
+    vectors[:, 0] = torch.tensor(table["length"].to_numpy(float) * 2.4)
+    return plans._numbered(table, vectors)
+
+
+LENGTHS = (0.2, 0.3)
+CONFIRMED = {"n": 200, "random_n": 60}
 
 
 def _outcomes(plan: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -266,56 +276,53 @@ def _outcomes(plan: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _steering(run: Run, rng: np.random.Generator) -> None:
-    folder = run.folder / "steering"
-    bound = {"perplexity_bound": run.config["steering"]["perplexity_bound"]}
-    frames, sides, testeds = [], [], []
+    frames = []
     for layer in run.config["activations"]["layers"]:
-        rows: list[dict[str, Any]] = [{"kind": "none", "strength": 0.0, "norm": 0.0, "n": 1000}]
-        for target in TARGETS:
-            for kind in ("difference_of_means", "probe"):
-                rows.append({"kind": kind, "concept": target, "norm": 1.1})
-        rows += [{"kind": "random_direction", "norm": 1.1}] * 8
-        controls_plan = _plan(rows)
-        controls = _measured(controls_plan, {("difference_of_means", pd.NA): 0.3}, rng)
-        write_parquet(controls_plan, folder / f"layer{layer}/controls/plan.parquet")
-        write_parquet(_outcomes(controls_plan, rng), folder / f"layer{layer}/controls/outcomes.parquet")
-        for sae in (s for s in run.saes if s.layer == layer):
-            third = "shuffled_index" if sae.name == "topk" else "earliest"
+        folder = run.folder / "steering" / f"layer{layer}"
+        rows: list[dict[str, Any]] = [{"kind": "none", "n": 1000}]
+        kinds = ("difference_of_means", "probe", "rate_derivative", "trained")
+        rows += [{"kind": kind, "concept": target} for target in TARGETS for kind in kinds]
+        explored = {"controls": _explored(rows + [{"kind": "random_direction"}] * 8)}
+        lift = {"controls": {("difference_of_means", -1): 0.3, ("trained", -1): 0.35}}
+        mine = [sae for sae in run.saes if sae.layer == layer]
+        units = {f"{sae.name}-seed{sae.seed}": sae for sae in mine}
+        tested = {}
+        for unit, sae in units.items():
             rows = []
             for target in TARGETS:
-                for latent, why in ((3, "f1;r"), (9, "output_score"), (14, third)):
+                for latent, why in ((3, "f1;r"), (9, "rate_derivative"), (14, "earliest")):
                     pairs = {"concept": ";".join([target] * len(why.split(";"))), "selected_by": why}
-                    for strength, norm in ((1.0, 0.8), (1.4, 1.1)):
-                        rows.append({"kind": "latent", "latent": latent, "strength": strength, "norm": norm, **pairs})
-                for kind in ("matched_latent", "shuffled_sign"):
-                    rows.append({"kind": kind, "latent": 20, "strength": 1.0, "norm": 1.1, "concept": target})
-            rows += [{"kind": "random_latent", "latent": 40 + i, "strength": 1.0, "norm": 1.1} for i in range(8)]
-            plan = _plan(rows)
-            measured = _measured(plan, {("latent", 9): 0.25 if sae.name != "topk" else 0.0}, rng)
-            tested = pd.DataFrame([{"latent": j, "concept": t, "test_f1": rng.uniform(0.3, 0.9),
-                                    "test_r": rng.uniform(0, 0.9), "output_score": rng.normal(0, 0.1),
-                                    "decoder_alignment": rng.uniform(-0.3, 0.3)}
-                                   for j in plan["latent"].unique() for t in TARGETS])  # fmt: skip
-            table, side = effects.effects(plan, measured, controls_plan, controls, tested, bound)
-            place = folder / sae.folder
-            for one, name in (
-                (plan, "plan"),
-                (table, "effects"),
-                (side, "side_effects"),
-                (tested, "tested"),
-                (_outcomes(plan, rng), "outcomes"),
-            ):
-                write_parquet(one, place / f"{name}.parquet")
-            about = {
-                "sae": sae.name,
-                "architecture": run.settings[sae.name]["architecture"],
-                "seed": sae.seed,
-                "layer": sae.layer,
-            }
-            for one, frame in ((table, frames), (side, sides), (tested, testeds)):
-                frame.append(one.assign(**about))
-    every = [pd.concat(parts, ignore_index=True) for parts in (frames, sides, testeds)]
-    criteria = claims.by_criterion(every[0])
+                    rows.append({"kind": "latent", "latent": latent, **pairs})
+                rows += [
+                    {"kind": kind, "latent": 20, "concept": target} for kind in ("matched_latent", "shuffled_sign")
+                ]
+                rows.append({"kind": "sparse_8", "concept": target})
+            explored[unit] = _explored(rows + [{"kind": "random_latent", "latent": 40 + i} for i in range(8)])
+            lift[unit] = {("latent", 9): 0.25 if sae.name != "topk" else 0.0}
+            tested[unit] = pd.DataFrame([
+                {"latent": j, "concept": t, "f1": rng.uniform(0.3, 0.9), "r": rng.uniform(0, 0.9),
+                 "rate_derivative": rng.normal(0, 0.1), "decoder_alignment": rng.uniform(-0.3, 0.3),
+                 "output_score": rng.uniform(), "delta_token_confidence": rng.uniform()}
+                for j in (3, 9, 14, 20, *range(40, 48)) for t in TARGETS
+            ]).astype({"latent": "Int64"})  # fmt: skip
+        looked = {unit: _joined(plan, lift[unit], rng) for unit, plan in explored.items()}
+        lengths = doses.choose(list(looked.values()), TARGETS, 1.2)
+        confirmed = {unit: plans.confirm(plan, lengths, CONFIRMED) for unit, plan in explored.items()}
+        fresh = {unit: _joined(plan, lift[unit], rng) for unit, plan in confirmed.items()}
+        write_parquet(lengths, folder / "doses.parquet")
+        for stage, of in (("explore", explored), ("confirm", confirmed)):
+            for unit, plan in of.items():
+                write_parquet(plan.table, folder / unit / stage / "plan.parquet")
+                write_parquet(_outcomes(plan.table, rng), folder / unit / stage / "outcomes.parquet")
+        for unit, (table, side) in effects.effects(fresh, looked, lengths, tested, TARGETS, 1.2).items():
+            sae = units[unit]
+            write_parquet(table, folder / unit / "effects.parquet")
+            write_parquet(side, folder / unit / "side_effects.parquet")
+            write_parquet(tested[unit], folder / unit / "tested.parquet")
+            kind = run.settings[sae.name]["architecture"]
+            frames.append(table.assign(sae=sae.name, architecture=kind, seed=sae.seed, layer=layer))
+    every = pd.concat(frames, ignore_index=True)
+    criteria = claims.by_criterion(every)
     criteria.to_csv(run.folder / "tables/steering_by_criterion.csv", index=False)
     claims.mapping_table(criteria).to_csv(run.folder / "tables/mapping_vs_steering.csv", index=False)
-    write_json(claims.claims(criteria, *every), run.folder / "tables/claims.json")
+    write_json(claims.claims(criteria, every), run.folder / "tables/claims.json")

@@ -288,7 +288,7 @@ def test_best_latent_prefers_steerable_arms_of_acceptable_quality():
         ("random_latent", 9, 1.0, 0.9, True, False, None),
     ]
     columns = ["kind", "latent", "strength", "delta", "acceptable", "steerable", "selected_by"]
-    effects = pd.DataFrame(rows, columns=columns).assign(concept="j-gene=IGHJ4", method="add")
+    effects = pd.DataFrame(rows, columns=columns).assign(concept="j-gene=IGHJ4", stage="confirm", length=0.3)
     assert handles.best_latent(effects, "j-gene=IGHJ4") == (8, 0.5)
     assert handles.best_latent(effects, "j-gene=IGHJ4", "r") == (8, 0.5)
     with pytest.raises(InputError, match="no latent raised"):

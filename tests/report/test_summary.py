@@ -12,6 +12,8 @@ from antibody_sae.io import InputError
 from antibody_sae.report import costs, findings
 from antibody_sae.report import summary as tables_summary
 from antibody_sae.report.run import Run
+from antibody_sae.steering import claims
+from antibody_sae.steering.criteria import CRITERIA, MEASURES
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +51,10 @@ def test_summary_repeats_the_tables(run, summary):
     assert summary["counts"]["not_numbered"] == {"no domain found": 1}
     criteria = pd.read_csv(run.folder / "tables" / "steering_by_criterion.csv")
     for row in summary["saes"]:
-        own = criteria[(criteria["sae"] == row["sae"]) & (criteria["selected_by"] == "any")]
-        best = own.loc[own["delta"].idxmax()]
-        assert row["largest_change"]["delta"] == pytest.approx(best["delta"])
-        assert (
-            row["largest_change"]["delta_low"] <= row["largest_change"]["delta"] <= row["largest_change"]["delta_high"]
-        )
-        assert row["largest_change"]["random_high"] == pytest.approx(best["random_high"])
+        own = criteria[(criteria["sae"] == row["sae"]) & (criteria["selected_by"] == "f1")]
+        assert row["change"]["mean"] == pytest.approx(own["delta"].mean())
+        assert row["change"]["low"] is None, "two targets have no interval"
+        assert row["change"]["random_high"] == pytest.approx(own["random_high"].mean())
         assert row["steerable_targets"] == own["steerable"].sum()
         found = pd.read_parquet(run.folder / f"concepts/layer2/{row['sae']}-seed0/best.parquet").set_index("concept")
         assert row["best_f1"].keys() == set(synthetic_run.TARGETS)
@@ -73,75 +72,89 @@ def test_headline_has_every_sae_with_its_figures_and_the_controls(summary):
     lines = text.splitlines()
     assert lines[0].split()[:3] == ["SAE", "FVU", "dead"]
     for row, line in zip(summary["saes"], lines[2:], strict=False):
-        arm = row["largest_change"]
+        change = row["change"]
         assert line.startswith(f"{row['title']}, layer 2")
         assert f"{row['fvu']:.3f}" in line
         for best in row["best_f1"].values():
             assert f"{best['f1']:.2f}" in line
-        assert f"{findings.points(arm['delta'])} points [{findings.points(arm['delta_low'])}" in line
-        assert f"{findings.points(arm['random_low'])} to {findings.points(arm['random_high'])}" in line
-    assert sum(finding["claim"] in text for finding in summary["findings"]) == 3
+        assert f"{row['steerable_targets']} of 2" in line
+        assert f"{findings.points(change['mean'])} points" in line
+        assert f"{findings.points(change['random_low'])} to {findings.points(change['random_high'])}" in line
+    assert sum(finding["claim"] in text for finding in summary["findings"]) == 4
 
 
-def _criteria(run, monkeypatch, rows):
-    """Replace the steering table by rows (sae, criterion, concept, steerable)."""
-    columns = ["sae", "selected_by", "concept", "steerable"]
-    table = pd.DataFrame(rows, columns=columns).assign(layer=2, seed=0, latent=5, f1=0.9, r=0.8)
-    table["delta"] = table["steerable"] * 0.3
-    table = table.assign(delta_low=table["delta"] - 0.1, delta_high=table["delta"] + 0.1)
-    table = table.assign(random_low=-0.1, random_high=0.1, architecture=table["sae"].str.lower())
-    other = Run(run.folder, run.config)
-    monkeypatch.setitem(other.__dict__, "criteria", table)
-    return other
+def _claims(rows, seeds=3):
+    """claims.json of made-up confirmed arms: rows (sae, criterion or kind, concept, log odds, steerable), in each
+    seed."""
+    known = dict.fromkeys(claims._FIGURES, 0.0)
+    table = pd.DataFrame([
+        {**known, "sae": sae, "architecture": sae, "layer": 2, "seed": seed, "concept": concept, "log_odds": odds,
+         "delta": odds / 5, "steerable": steers, "length": 0.3, "kind": "latent" if way in CRITERIA else way,
+         "selected_by": way if way in CRITERIA else None, "random_low": -0.1, "random_high": 0.1}
+        for sae, way, concept, odds, steers in rows for seed in range(seeds)
+    ])  # fmt: skip
+    arms = table.assign(stage="confirm", **dict.fromkeys(MEASURES, np.nan))
+    return claims.claims(table, arms)
 
 
-@pytest.mark.parametrize(
-    ("by_f1", "by_output", "verdict"),
-    [(False, True, "confirmed"), (True, True, "not confirmed"), (False, False, "undecided")],
-)
-def test_selection_is_judged_only_where_something_steers(run, monkeypatch, by_f1, by_output, verdict):
-    rows = [("TopK", "f1", f"j-gene=IGHJ{i}", by_f1) for i in range(4)]
-    rows += [("TopK", "output_score", f"j-gene=IGHJ{i}", by_output) for i in range(4)]
-    rows += [("TopK", "matched_latent", f"j-gene=IGHJ{i}", False) for i in range(4)]
-    claims = {"topk": {"chance": {"arms": 64, "passed": 3}}}
-    finding = findings.selection(_criteria(run, monkeypatch, rows), claims)
-    assert finding["verdict"] == verdict
-    assert "So do 0 of 4 matched latents" in finding["text"]
-    assert "3 of 64 random latents pass" in finding["text"]
-    assert f"Of the 4 latents chosen for the best F1 or r (median F1 0.90), {4 * by_f1} move" in finding["text"]
+TARGETS = [f"v-gene={i}" for i in range(8)]
 
 
 @pytest.mark.parametrize(
-    ("ordered", "topk", "verdict"), [(8, 1, "confirmed"), (5, 4, "undecided"), (0, 8, "not confirmed")]
-)
-def test_ordered_wins_only_beyond_chance(run, monkeypatch, ordered, topk, verdict):
-    rows = [("Ordered", "any", f"v-gene={i}", i < ordered) for i in range(8)]
-    rows += [("TopK", "any", f"v-gene={i}", i < topk) for i in range(8)]
-    rows += [("Ordered", "f1", f"v-gene={i}", i < 7) for i in range(8)]
-    rows += [("TopK", "f1", f"v-gene={i}", i < 2) for i in range(8)]
-    finding = findings.orderedness(_criteria(run, monkeypatch, rows))
+    ("best_f1", "trained", "seeds", "verdict"),
+    [(1, 8, 3, "confirmed"), (8, 8, 3, "not confirmed"), (7, 8, 3, "undecided"), (0, 0, 3, "undecided"),
+     (1, 8, 1, findings.ONE_SEED), (0, None, 3, "not tested")],
+)  # fmt: skip
+def test_association_is_judged_where_the_trained_vector_steers(run, best_f1, trained, seeds, verdict):
+    rows = [("topk", "f1", t, 0.1, i < best_f1) for i, t in enumerate(TARGETS)]
+    if trained is not None:
+        rows += [("topk", "trained", t, 2.0, i < trained) for i, t in enumerate(TARGETS)]
+    finding = findings.selection(run, _claims(rows, seeds))
     assert finding["verdict"] == verdict
-    assert "the best F1 steers: 7 of 8 with Ordered and 2 of 8 with TopK" in finding["text"]
-    assert f"{ordered} of 8 with Ordered and {topk} of 8 with TopK" in finding["text"]
-    assert "+30 points [+20, +40]" in finding["text"]
-    assert f"{findings.points((ordered - topk) * 0.3 / 8)} points [" in finding["text"]
-    assert "3.1 concepts (2.0)" in finding["text"]
+    if trained:
+        assert f"Of 8 targets the trained vector steers {trained}" in finding["text"]
+        assert f"{best_f1 * seeds} of {8 * seeds} do" in finding["text"]
 
 
-def test_ordered_confirms_only_a_part_where_its_patterns_are_not_the_more_complex(run, monkeypatch):
-    rows = [("Ordered", "any", f"v-gene={i}", True) for i in range(8)]
-    rows += [("TopK", "any", f"v-gene={i}", False) for i in range(8)]
-    other = _criteria(run, monkeypatch, rows)
-    complexity = other.csv("complexity").assign(n_concepts_mean=2.0, entropy_region_mean=1.0)
-    monkeypatch.setattr(other, "csv", lambda name: complexity, raising=True)
-    assert findings.orderedness(other)["verdict"] == "in part"
+@pytest.mark.parametrize(
+    ("gain", "seeds", "verdict"),
+    [(1.0, 3, "confirmed"), (-1.0, 3, "not confirmed"), (0.0, 3, "undecided"), (1.0, 1, findings.ONE_SEED)],
+)
+def test_ordered_is_compared_over_targets_and_not_over_arms(run, gain, seeds, verdict):
+    rng = np.random.default_rng(0)
+    rows = [("topk", "f1", t, rng.normal(0.2, 0.5), False) for t in TARGETS]
+    rows += [("ordered", "f1", t, odds + gain + rng.normal(0, 0.3), True) for (_, _, t, odds, _) in rows[:8]]
+    finding = findings.orderedness(run, _claims(rows, seeds))[0]
+    assert finding["verdict"] == verdict
+    assert f"0 of {8 * seeds} with TopK" in finding["text"]
+    assert "in log odds" in finding["text"]
+
+
+def _rows(shares):
+    """summary.json's SAEs from {(architecture, control): shares by seed}."""
+    return [
+        {"sae": f"{kind}_{control}", "architecture": kind, "control": control, "seed": seed, "layer": 2, "alive": 1000,
+         "interpretable": 0, "interpretable_strict": int(1000 * share), "share_strict": share}
+        for (kind, control), of_seeds in shares.items() for seed, share in enumerate(of_seeds)
+    ]  # fmt: skip
+
+
+def test_matching_is_judged_against_controls_and_on_topk_alone():
+    shares = {("topk", None): [0.2, 0.22, 0.21, 0.2], ("ordered", None): [0.0] * 4}
+    assert findings.matching(_rows(shares), [])["verdict"] == "undecided", "without its controls nothing is judged"
+    shares |= {("topk", "untrained"): [0.01, 0.02, 0.01, 0.01], ("topk", "random_model"): [0.05, 0.04, 0.06, 0.05]}
+    assert findings.matching(_rows(shares), [])["verdict"] == "confirmed"
+    shares[("topk", "random_model")] = [0.3, 0.32, 0.35, 0.3]
+    assert findings.matching(_rows(shares), [])["verdict"] == "not confirmed"
+    one = {key: values[:1] for key, values in shares.items()}
+    assert findings.matching(_rows(one), [])["verdict"] == findings.ONE_SEED
 
 
 def test_a_run_that_leaves_stages_out_says_so(tmp_path):
     config = synthetic_run.configuration(saes={"train": {"topk": {"architecture": "topk"}}})
     found = tables_summary.summary(synthetic_run.make(tmp_path, config, steered=False))
-    assert [finding["verdict"] for finding in found["findings"]][1:] == ["not tested", "not tested"]
-    assert "largest_change" not in found["saes"][0]
+    assert [finding["verdict"] for finding in found["findings"]][1:] == ["not tested"] * 3
+    assert "change" not in found["saes"][0]
     assert tables_summary.headline(found).splitlines()[2].rstrip().endswith("-")
 
 
@@ -170,5 +183,5 @@ def test_layers_and_seeds_are_told_apart(tmp_path):
     found = tables_summary.summary(run)
     assert len({row["title"] for row in found["saes"]}) == len(found["saes"]) == 8
     assert found["saes"][0]["title"] == "TopK, layer 1, seed 0"
-    deltas = [row["largest_change"]["delta"] for row in found["saes"]]
+    deltas = [row["change"]["mean"] for row in found["saes"]]
     assert len(np.unique(deltas)) > 4, "each SAE has its own arms"

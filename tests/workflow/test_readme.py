@@ -1,4 +1,4 @@
-"""Every command and every snippet of the README does what it says."""
+"""Every command and every snippet of the README and of docs/ does what it says."""
 
 import re
 import subprocess
@@ -10,8 +10,10 @@ import torch
 import yaml
 from antibody_sae import config
 
-TEXT = (Path(__file__).parents[2] / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, flags=re.S) for line in block.splitlines() if line]
+ROOT = Path(__file__).parents[2]
+TEXT = "".join(path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))))
+BLOCKS = re.findall(r"```sh\n(.*?)```", TEXT, flags=re.S)
+COMMANDS = list(dict.fromkeys(line for block in BLOCKS for line in block.splitlines() if line))
 
 
 def snippets(language: str) -> list[str]:

@@ -50,11 +50,10 @@ def pick(section, *keys):
     return {key: config[section][key] for key in keys}
 
 
-def clamped_sae(wildcards):
-    """The SAE, where a clamp has to read its code while the model writes."""
-    if wildcards.unit == "controls" or "clamp" not in STEERING["methods"]:
-        return []
-    return [f"{OUT}/saes/layer{wildcards.layer}/{wildcards.unit}/{name}" for name in ("config.json", "sae.safetensors")]
+def of_units(name, units=None):
+    """A steering file of each of a layer's units, its SAEs and `controls`."""
+    units = ["controls", *UNITS] if units is None else units
+    return expand(f"{STEER}/{{unit}}/{name}", unit=units, allow_missing=True)
 
 
 def every_steered(name):

@@ -67,6 +67,7 @@ rule associate:
         associations=f"{OUT}/concepts/{ONE_SAE}/associations.parquet",
         best=f"{OUT}/concepts/{ONE_SAE}/best.parquet",
         latents=f"{OUT}/latents/{ONE_SAE}.parquet",
+        scores=f"{OUT}/concepts/{ONE_SAE}/scores.safetensors",
     log:
         f"{OUT}/logs/associate-layer{{layer}}-{{sae}}-seed{{seed}}.log",
     benchmark:

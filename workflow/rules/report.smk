@@ -60,9 +60,11 @@ rule report:
         associations=expand(f"{OUT}/concepts/{{sae}}/associations.parquet", sae=EVERY_SAE),
         latents=expand(f"{OUT}/latents/{{sae}}.parquet", sae=EVERY_SAE),
         side_effects=expand(f"{OUT}/steering/{{sae}}/side_effects.parquet", sae=EVERY_SAE),
-        outcomes=expand(f"{OUT}/steering/{{sae}}/outcomes.parquet", sae=EVERY_SAE),
+        outcomes=expand(f"{OUT}/steering/{{sae}}/confirm/outcomes.parquet", sae=EVERY_SAE),
         controls=expand(
-            f"{OUT}/steering/layer{{layer}}/controls/{{file}}.parquet", layer=LAYERS, file=["plan", "outcomes"]
+            f"{OUT}/steering/layer{{layer}}/controls/explore/{{file}}.parquet",
+            layer=LAYERS,
+            file=["plan", "outcomes"],
         ),
         libraries=expand(f"{OUT}/designs/{{design}}/page.json", design=config["designs"]),
     output:

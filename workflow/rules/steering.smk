@@ -1,11 +1,14 @@
-# Stage 7: steering. Plan (on train and validation data), write in chunks, number once, compare. What needs no SAE is
-# done once a layer, under the name `controls`; every SAE has a branch of its own.
+# Stage 7: steering. Every kind of arm goes through two stages: exploration tries each length with few sequences, and
+# confirmation writes fresh ones under the length that was chosen. In each: plan, write in chunks, number once. What needs no
+# SAE is done once a layer, under the name `controls`; every SAE has a branch of its own.
 
 STEER = f"{OUT}/steering/layer{{layer}}"
 STEERING = config["steering"]
 WRITING = pick("sequences", "chains", "species", "temperature", "top_p", "prompt")
 WRITING["complete"] = not GENERATE or config["sequences"]["complete"]
 LABELS = pick("concepts", "bins", "metadata", "position_pairs")
+TARGETS = f"{OUT}/steering/targets.json"
+UNITS = [f"{sae}-seed{seed}" for sae in SAES for seed in SEEDS]
 STEERED = [
     {"sae": sae, "architecture": SAES[sae]["architecture"], "seed": seed, "layer": layer}
     for layer in LAYERS
@@ -16,18 +19,45 @@ STEERED = [
 
 wildcard_constraints:
     unit=r"controls|(" + "|".join(SAES) + r")-seed\d+",
+    stage="explore|confirm",
+
+
+rule steer_targets:
+    input:
+        labels=f"{OUT}/concepts/labels.json",
+        values=f"{OUT}/concepts/labels.safetensors",
+    output:
+        TARGETS,
+    log:
+        f"{OUT}/logs/steer_targets.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_targets.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500, 5),
+        runtime=minutes(10),
+    params:
+        targets=STEERING["targets"],
+        chains=WRITING["chains"],
+        code=code("steer_targets.py"),
+    script:
+        "../scripts/steer_targets.py"
 
 
 rule steer_controls:
     input:
+        targets=TARGETS,
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
         shards=SHARDS,
         labels=f"{OUT}/concepts/labels.json",
         values=f"{OUT}/concepts/labels.safetensors",
-        antibodies=f"{OUT}/sequences/antibodies.parquet",
+        levers=f"{STEER}/levers/directions.safetensors",
     output:
-        plan=f"{STEER}/controls/plan.parquet",
-        vectors=f"{STEER}/controls/vectors.safetensors",
+        plan=f"{STEER}/controls/explore/plan.parquet",
+        vectors=f"{STEER}/controls/explore/vectors.safetensors",
         directions=f"{STEER}/controls/directions.safetensors",
         counts=f"{STEER}/controls/counts.json",
     log:
@@ -40,20 +70,9 @@ rule steer_controls:
     resources:
         mem_mb=memory(4000, 0),
         runtime=minutes(60),
-        gpu=0,
     params:
-        model=config["model"],
         steering=pick(
-            "steering",
-            "targets",
-            "where",
-            "gradient_antibodies",
-            "norms",
-            "random_latents",
-            "random_n",
-            "n",
-            "baseline",
-            "seed",
+            "steering", "levers", "norms", "random_latents", "explore_n", "baseline", "seed"
         ),
         chains=WRITING["chains"],
         code=code("steer_controls.py"),
@@ -63,6 +82,7 @@ rule steer_controls:
 
 rule steer_levers:
     input:
+        targets=TARGETS,
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
         labels=f"{OUT}/concepts/labels.json",
         values=f"{OUT}/concepts/labels.safetensors",
@@ -86,7 +106,6 @@ rule steer_levers:
         model=config["model"],
         steering=pick(
             "steering",
-            "targets",
             "where",
             "gradient_antibodies",
             "levers",
@@ -106,6 +125,7 @@ rule steer_levers:
 
 rule steer_sparse:
     input:
+        targets=TARGETS,
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
         sae=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/config.json",
         weights=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/sae.safetensors",
@@ -124,7 +144,7 @@ rule steer_sparse:
         mem_mb=memory(2000, 5),
         runtime=minutes(30),
     params:
-        steering=pick("steering", "targets", "lever_sizes"),
+        steering=pick("steering", "lever_sizes"),
         code=code("steer_sparse.py"),
     script:
         "../scripts/steer_sparse.py"
@@ -132,16 +152,20 @@ rule steer_sparse:
 
 rule steer_plan:
     input:
+        targets=TARGETS,
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
         shards=SHARDS,
-        sae=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/config.json",
-        weights=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/sae.safetensors",
+        sae=f"{OUT}/saes/{ONE_SAE}/config.json",
+        weights=f"{OUT}/saes/{ONE_SAE}/sae.safetensors",
         labels=f"{OUT}/concepts/labels.json",
         values=f"{OUT}/concepts/labels.safetensors",
+        scores=f"{OUT}/concepts/{ONE_SAE}/scores.safetensors",
+        best=f"{OUT}/concepts/{ONE_SAE}/best.parquet",
         directions=f"{STEER}/controls/directions.safetensors",
+        levers=f"{STEER}/{{sae}}-seed{{seed}}/levers.safetensors" if "sparse" in STEERING["levers"] else [],
     output:
-        plan=f"{STEER}/{{sae}}-seed{{seed}}/plan.parquet",
-        vectors=f"{STEER}/{{sae}}-seed{{seed}}/vectors.safetensors",
+        plan=f"{STEER}/{{sae}}-seed{{seed}}/explore/plan.parquet",
+        vectors=f"{STEER}/{{sae}}-seed{{seed}}/explore/vectors.safetensors",
         tested=f"{STEER}/{{sae}}-seed{{seed}}/tested.parquet",
     log:
         f"{OUT}/logs/steer_plan-layer{{layer}}-{{sae}}-seed{{seed}}.log",
@@ -154,19 +178,10 @@ rule steer_plan:
         mem_mb=memory(4000, 0),
         runtime=minutes(60),
     params:
-        steering=pick(
-            "steering",
-            "targets",
-            "criteria",
-            "candidates",
-            "strengths",
-            "norms",
-            "methods",
-            "random_latents",
-            "random_n",
-            "n",
-            "seed",
-        ),
+        model=config["model"],
+        steering=pick("steering", "criteria", "candidates", "norms", "random_latents", "explore_n", "seed"),
+        chains=WRITING["chains"],
+        species=WRITING["species"],
         code=code("steer_plan.py"),
     script:
         "../scripts/steer_plan.py"
@@ -174,16 +189,15 @@ rule steer_plan:
 
 rule steer_generate:
     input:
-        plan=f"{STEER}/{{unit}}/plan.parquet",
-        vectors=f"{STEER}/{{unit}}/vectors.safetensors",
+        plan=f"{STEER}/{{unit}}/{{stage}}/plan.parquet",
+        vectors=f"{STEER}/{{unit}}/{{stage}}/vectors.safetensors",
         counts=f"{STEER}/controls/counts.json",
-        sae=clamped_sae,
     output:
-        f"{STEER}/{{unit}}/sequences-{{chunk}}.parquet",
+        f"{STEER}/{{unit}}/{{stage}}/sequences-{{chunk}}.parquet",
     log:
-        f"{OUT}/logs/steer_generate-layer{{layer}}-{{unit}}-{{chunk}}.log",
+        f"{OUT}/logs/steer_generate-layer{{layer}}-{{unit}}-{{stage}}-{{chunk}}.log",
     benchmark:
-        f"{OUT}/benchmarks/steer_generate-layer{{layer}}-{{unit}}-{{chunk}}.tsv"
+        f"{OUT}/benchmarks/steer_generate-layer{{layer}}-{{unit}}-{{stage}}-{{chunk}}.tsv"
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -203,19 +217,22 @@ rule steer_generate:
 
 rule steer_outcomes:
     input:
+        targets=TARGETS,
         sequences=expand(
-            f"{STEER}/{{{{unit}}}}/sequences-{{chunk}}.parquet", chunk=range(STEERING["chunks"]), allow_missing=True
+            f"{STEER}/{{{{unit}}}}/{{{{stage}}}}/sequences-{{chunk}}.parquet",
+            chunk=range(STEERING["chunks"]),
+            allow_missing=True,
         ),
         labels=f"{OUT}/concepts/labels.json",
         values=f"{OUT}/concepts/labels.safetensors",
         antibodies=f"{OUT}/sequences/antibodies.parquet",
         splits=f"{OUT}/splits/antibodies.parquet",
     output:
-        f"{STEER}/{{unit}}/outcomes.parquet",
+        f"{STEER}/{{unit}}/{{stage}}/outcomes.parquet",
     log:
-        f"{OUT}/logs/steer_outcomes-layer{{layer}}-{{unit}}.log",
+        f"{OUT}/logs/steer_outcomes-layer{{layer}}-{{unit}}-{{stage}}.log",
     benchmark:
-        f"{OUT}/benchmarks/steer_outcomes-layer{{layer}}-{{unit}}.tsv"
+        f"{OUT}/benchmarks/steer_outcomes-layer{{layer}}-{{unit}}-{{stage}}.tsv"
     conda:
         "../../envs/environment.yaml"
     threads: 1
@@ -223,7 +240,7 @@ rule steer_outcomes:
         mem_mb=memory(3000, 5),
         runtime=minutes(60),
     params:
-        steering=pick("steering", "targets", "scored"),
+        steering=pick("steering", "scored"),
         writing=WRITING,
         numbering=pick("numbering", "species", "scheme"),
         concepts=LABELS,
@@ -232,20 +249,72 @@ rule steer_outcomes:
         "../scripts/steer_outcomes.py"
 
 
+rule steer_doses:
+    input:
+        targets=TARGETS,
+        plans=of_units("explore/plan.parquet"),
+        outcomes=of_units("explore/outcomes.parquet"),
+    output:
+        f"{STEER}/doses.parquet",
+    log:
+        f"{OUT}/logs/steer_doses-layer{{layer}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_doses-layer{{layer}}.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500, 5),
+        runtime=minutes(30),
+    params:
+        steering=pick("steering", "perplexity_bound"),
+        code=code("steer_doses.py"),
+    script:
+        "../scripts/steer_doses.py"
+
+
+rule steer_confirm:
+    input:
+        plan=f"{STEER}/{{unit}}/explore/plan.parquet",
+        vectors=f"{STEER}/{{unit}}/explore/vectors.safetensors",
+        doses=f"{STEER}/doses.parquet",
+    output:
+        plan=f"{STEER}/{{unit}}/confirm/plan.parquet",
+        vectors=f"{STEER}/{{unit}}/confirm/vectors.safetensors",
+    log:
+        f"{OUT}/logs/steer_confirm-layer{{layer}}-{{unit}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_confirm-layer{{layer}}-{{unit}}.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500, 5),
+        runtime=minutes(10),
+    params:
+        steering=pick("steering", "n", "random_n"),
+        code=code("steer_confirm.py"),
+    script:
+        "../scripts/steer_confirm.py"
+
+
 rule steer_effects:
     input:
-        plan=f"{STEER}/{{sae}}-seed{{seed}}/plan.parquet",
-        tested=f"{STEER}/{{sae}}-seed{{seed}}/tested.parquet",
-        outcomes=f"{STEER}/{{sae}}-seed{{seed}}/outcomes.parquet",
-        controls_plan=f"{STEER}/controls/plan.parquet",
-        controls=f"{STEER}/controls/outcomes.parquet",
+        targets=TARGETS,
+        doses=f"{STEER}/doses.parquet",
+        tested=of_units("tested.parquet", UNITS),
+        explored=of_units("explore/outcomes.parquet"),
+        confirmed=of_units("confirm/outcomes.parquet"),
+        plans=[of_units(f"{stage}/plan.parquet") for stage in ("explore", "confirm")],
     output:
-        effects=f"{STEER}/{{sae}}-seed{{seed}}/effects.parquet",
-        side_effects=f"{STEER}/{{sae}}-seed{{seed}}/side_effects.parquet",
+        effects=of_units("effects.parquet", UNITS),
+        side_effects=of_units("side_effects.parquet", UNITS),
     log:
-        f"{OUT}/logs/steer_effects-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+        f"{OUT}/logs/steer_effects-layer{{layer}}.log",
     benchmark:
-        f"{OUT}/benchmarks/steer_effects-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+        f"{OUT}/benchmarks/steer_effects-layer{{layer}}.tsv"
     localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"
@@ -254,6 +323,7 @@ rule steer_effects:
         mem_mb=memory(2000, 5),
         runtime=minutes(30),
     params:
+        units=UNITS,
         steering=pick("steering", "perplexity_bound"),
         code=code("steer_effects.py"),
     script:
@@ -263,8 +333,6 @@ rule steer_effects:
 rule steer_tables:
     input:
         effects=every_steered("effects.parquet"),
-        side_effects=every_steered("side_effects.parquet"),
-        tested=every_steered("tested.parquet"),
     output:
         mapping=report(
             f"{OUT}/tables/mapping_vs_steering.csv",

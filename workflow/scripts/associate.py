@@ -4,7 +4,7 @@ from pathlib import Path
 
 from antibody_sae.activations import Store
 from antibody_sae.concepts import association, labelling
-from antibody_sae.io import read_parquet, write_parquet
+from antibody_sae.io import read_parquet, write_parquet, write_safetensors
 from antibody_sae.jobs import job
 from antibody_sae.models import model as models
 from antibody_sae.sae.model import SAE
@@ -28,7 +28,8 @@ with job(snakemake):
         lens=model.logit_lens(sae.scale * sae.directions).numpy(),
         scratch=Path(snakemake.output.best).parent,
     )
-    for table, path in zip((found.pairs, found.best, found.latents), snakemake.output, strict=True):
+    write_safetensors(found.scores, snakemake.output.scores)
+    for table, path in zip((found.pairs, found.best, found.latents), snakemake.output[:3], strict=True):
         for column, value in reversed(name.items()):
             table.insert(0, column, value)
         write_parquet(table, path)

@@ -1,4 +1,4 @@
-"""Vouch for a layer's shards."""
+"""Write the manifest of a layer's shards."""
 
 from antibody_sae import activations
 from antibody_sae.jobs import job

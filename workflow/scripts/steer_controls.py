@@ -1,39 +1,25 @@
-"""What a layer's SAEs share: supervised directions, the gradient of each target's rate, and arms without a latent."""
+"""What a layer's SAEs share: directions that need no SAE, and the exploration of arms without a latent."""
 
 from pathlib import Path
 
 from antibody_sae.activations import Store
 from antibody_sae.concepts import labelling
-from antibody_sae.interventions import parse_where
-from antibody_sae.io import read_parquet, write_json, write_parquet, write_safetensors
+from antibody_sae.io import read_json, read_safetensors, write_json, write_parquet, write_safetensors
 from antibody_sae.jobs import job
-from antibody_sae.models import model as models
 from antibody_sae.steering import directions, plans, targets
 
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
-    params, layer = snakemake.params, int(snakemake.wildcards.layer)
-    settings = params.steering
-    model = models.load(params.model)
-    expected = {**model.provenance, "layer": layer, "model_dtype": model.dtype_name}
-    store = Store(Path(snakemake.input.manifest).parent, expected)
-    labels = labelling.load(Path(snakemake.input.labels).parent)
-    panel = targets.panel(labels, settings["targets"])
-    counts = targets.typical_counts(labels, panel, params.chains[0])
-    antibodies = read_parquet(snakemake.input.antibodies, columns=["antibody_id", "heavy", "light", "species"])
-    known = directions.directions(store, labels, panel)
-    known["rate_gradient"] = directions.rate_gradient(
-        model,
-        layer,
-        antibodies.set_index("antibody_id").loc[labels.ids],
-        labels,
-        panel,
-        parse_where(settings["where"], counts),
-        settings["gradient_antibodies"],
-    )
-    plan, vectors = plans.plan_controls(known, settings["targets"], settings, store)
-    write_safetensors({name: direction.contiguous() for name, direction in known.items()}, snakemake.output.directions)
-    write_json(counts, snakemake.output.counts)
-    write_safetensors({"vectors": vectors}, snakemake.output.vectors)
-    write_parquet(plan, snakemake.output.plan)
+    found, settings = snakemake.input, snakemake.params.steering
+    store = Store(Path(found.manifest).parent, {"layer": int(snakemake.wildcards.layer)})
+    labels = labelling.load(Path(found.labels).parent)
+    wanted = read_json(found.targets)["targets"]
+    panel = targets.panel(labels, wanted)
+    known = directions.directions(store, labels, panel) | read_safetensors(found.levers)
+    steered = {kind: rows for kind, rows in known.items() if kind != "trained" or "trained" in settings["levers"]}
+    plan = plans.explore_layer(steered, wanted, settings, store)
+    write_safetensors({name: rows.contiguous() for name, rows in known.items()}, snakemake.output.directions)
+    write_json(targets.typical_counts(labels, panel, snakemake.params.chains[0]), snakemake.output.counts)
+    write_safetensors({"vectors": plan.vectors}, snakemake.output.vectors)
+    write_parquet(plan.table, snakemake.output.plan)

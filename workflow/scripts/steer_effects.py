@@ -1,20 +1,35 @@
-"""Compare an SAE's arms with the layer's controls."""
+"""Compare the confirmed arms of a layer with its random ones."""
 
-from antibody_sae.io import read_parquet, write_parquet
+from pathlib import Path
+
+import pandas as pd
+from antibody_sae.io import read_json, read_parquet, write_parquet
 from antibody_sae.jobs import job
-from antibody_sae.steering import effects
+from antibody_sae.steering import effects, measured
 
 snakemake = globals()["snakemake"]
 
+
+def arms(stage: str) -> dict[str, pd.DataFrame]:
+    return {
+        unit: measured.joined(
+            *(read_parquet(folder / unit / stage / f"{name}.parquet") for name in ("plan", "outcomes"))
+        )
+        for unit in [effects.LAYER, *units]
+    }
+
+
 with job(snakemake):
-    found = snakemake.input
-    table, side_effects = effects.effects(
-        read_parquet(found.plan),
-        effects.measure(read_parquet(found.outcomes)),
-        read_parquet(found.controls_plan),
-        effects.measure(read_parquet(found.controls)),
-        read_parquet(found.tested),
-        snakemake.params.steering,
+    found, units = snakemake.input, snakemake.params.units
+    folder = Path(found.doses).parent
+    compared = effects.effects(
+        arms("confirm"),
+        arms("explore"),
+        read_parquet(found.doses),
+        {unit: read_parquet(folder / unit / "tested.parquet") for unit in units},
+        read_json(found.targets)["targets"],
+        snakemake.params.steering["perplexity_bound"],
     )
-    write_parquet(table, snakemake.output.effects)
-    write_parquet(side_effects, snakemake.output.side_effects)
+    for unit, (table, side_effects) in compared.items():
+        write_parquet(table, folder / unit / "effects.parquet")
+        write_parquet(side_effects, folder / unit / "side_effects.parquet")

@@ -5,7 +5,7 @@ from pathlib import Path
 from antibody_sae.activations import Store
 from antibody_sae.concepts import labelling
 from antibody_sae.interventions import parse_where
-from antibody_sae.io import write_parquet, write_safetensors
+from antibody_sae.io import read_json, write_parquet, write_safetensors
 from antibody_sae.jobs import job
 from antibody_sae.models import model as models
 from antibody_sae.steering import control_map, targets, trained
@@ -15,7 +15,7 @@ snakemake = globals()["snakemake"]
 
 with job(snakemake):
     params, layer = snakemake.params, int(snakemake.wildcards.layer)
-    settings, wanted = params.steering, params.steering["targets"]
+    settings, wanted = params.steering, read_json(snakemake.input.targets)["targets"]
     model = models.load(params.model)
     store = Store(Path(snakemake.input.manifest).parent, {**model.provenance, "layer": layer})
     labels = labelling.load(Path(snakemake.input.labels).parent)

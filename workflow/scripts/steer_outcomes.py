@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 from antibody_sae.concepts import labelling
-from antibody_sae.io import read_parquet, write_parquet
+from antibody_sae.io import read_json, read_parquet, write_parquet
 from antibody_sae.jobs import job
 from antibody_sae.steering import outcomes
 
@@ -17,7 +17,7 @@ with job(snakemake):
     written = pd.concat([read_parquet(path) for path in snakemake.input.sequences], ignore_index=True)
     rows = outcomes.outcomes(
         written.sort_values(["arm", "row"], ignore_index=True),
-        [*settings["targets"], *outcomes.frequent(labels)],
+        [*read_json(snakemake.input.targets)["targets"], *outcomes.frequent(labels)],
         params.writing,
         {"numbering": params.numbering, "concepts": params.concepts},
         outcomes.training_sequences(antibodies, read_parquet(snakemake.input.splits), params.writing["chains"]),

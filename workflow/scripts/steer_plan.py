@@ -1,29 +1,41 @@
-"""Choose an SAE's candidates and controls, on train and validation antibodies only."""
+"""Choose an SAE's candidates, on train and validation antibodies only, and plan their exploration."""
 
 from pathlib import Path
 
 from antibody_sae.activations import Store
 from antibody_sae.concepts import labelling
-from antibody_sae.io import read_safetensors, write_parquet, write_safetensors
+from antibody_sae.io import read_json, read_parquet, read_safetensors, write_parquet, write_safetensors
 from antibody_sae.jobs import job
+from antibody_sae.models import model as models
 from antibody_sae.sae.model import SAE
-from antibody_sae.steering import candidates, directions, plans, targets
+from antibody_sae.steering import candidates, criteria, directions, output, plans
 
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
-    settings = snakemake.params.steering
-    store = Store(Path(snakemake.input.manifest).parent, {"layer": int(snakemake.wildcards.layer)})
-    sae = SAE.load(Path(snakemake.input.sae).parent, store.provenance())
-    labels = labelling.load(Path(snakemake.input.labels).parent)
-    panel = targets.panel(labels, settings["targets"])
-    known = read_safetensors(snakemake.input.directions)
-    found = candidates.associate(sae, store, labels, panel)
-    seed = settings["seed"] + int(snakemake.wildcards.seed)
-    length = directions.typical_length(store)
-    plan, vectors = plans.plan_sae(sae, found, known, settings["targets"], settings, length, seed)
-    latents = plan["latent"].dropna().astype(int).tolist()
-    tested = candidates.tested_latents(sae, found, known, settings["targets"], latents)
-    write_safetensors({"vectors": vectors}, snakemake.output.vectors)
-    write_parquet(tested, snakemake.output.tested)
-    write_parquet(plan, snakemake.output.plan)
+    params, found = snakemake.params, snakemake.input
+    settings, layer = params.steering, int(snakemake.wildcards.layer)
+    model = models.load(params.model)
+    expected = {**model.provenance, "layer": layer, "model_dtype": model.dtype_name}
+    store = Store(Path(found.manifest).parent, expected)
+    sae = SAE.load(Path(found.sae).parent, store.provenance())
+    targets = read_json(found.targets)["targets"]
+    known = candidates.gather(
+        sae,
+        store,
+        labelling.load(Path(found.labels).parent),
+        targets,
+        read_safetensors(found.scores),
+        read_parquet(found.best),
+        read_safetensors(found.directions),
+        output.measures(model, layer, sae, params.chains, params.species),
+    )
+    chosen = criteria.choose(known, settings["criteria"], settings["candidates"])
+    seed, rms = settings["seed"] + int(snakemake.wildcards.seed), directions.typical_length(store)
+    levers = read_safetensors(found.levers) if found.levers else {}
+    levers = {kind: rows for kind, rows in levers.items() if kind.startswith("sparse_")}
+    plan = plans.explore_sae(sae, known, chosen, levers, targets, settings, rms, seed)
+    latents = plan.table["latent"].dropna().astype(int).tolist()
+    write_parquet(criteria.tested(known, targets, latents), snakemake.output.tested)
+    write_safetensors({"vectors": plan.vectors}, snakemake.output.vectors)
+    write_parquet(plan.table, snakemake.output.plan)

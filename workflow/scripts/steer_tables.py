@@ -18,7 +18,7 @@ def stacked(paths: list[str]) -> pd.DataFrame:
 with job(snakemake):
     table = stacked(snakemake.input.effects)
     criteria = claims.by_criterion(table)
-    figures = claims.claims(criteria, table, stacked(snakemake.input.side_effects), stacked(snakemake.input.tested))
+    figures = claims.claims(criteria, table)
     for one, path in (
         (claims.mapping_table(criteria), snakemake.output.mapping),
         (criteria, snakemake.output.criteria),

@@ -1,3 +1,3 @@
 """Sparse autoencoders for antibody language models: harvest, train, associate, steer, report."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -151,7 +151,7 @@ class _ShardWriter:
 
 
 def write_manifest(paths: Sequence[str | Path], manifest_path: str | Path) -> None:
-    """Vouch for a layer's shards: provenance, statistics, hashes. Raises InputError where shards disagree."""
+    """Write a layer's manifest: provenance, statistics, hashes. Raises InputError where shards disagree."""
     total, squares, n = None, 0.0, 0
     provenance: dict[str, Any] = {}
     shards = []
@@ -203,7 +203,7 @@ class Store:
         try:
             if shard not in self._verified:
                 if sha256_file(path) != entry["sha256"]:
-                    raise InputError(f"{path}: its contents are not what manifest.json vouches for; {remedy}")
+                    raise InputError(f"{path}: its contents do not match the hash in manifest.json; {remedy}")
                 self._verified.add(shard)
             with safe_open(path, framework="pt") as handle:
                 acts = handle.get_slice("activations")[start:stop]

@@ -218,7 +218,7 @@ def parquet_batches(
 def write_safetensors(
     tensors: dict[str, torch.Tensor], path: str | Path, metadata: dict[str, str] | None = None
 ) -> str:
-    """Write tensors and return the file's SHA-256, for the manifest that will vouch for it."""
+    """Write tensors and return the file's SHA-256, for the manifest."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -238,7 +238,7 @@ def read_safetensors(path: str | Path, sha256: str | None = None) -> dict[str, t
     try:
         if sha256 is not None and sha256_file(path) != sha256:
             raise InputError(
-                f"{path}: its contents are not what its manifest vouches for; delete it and run again to rebuild it"
+                f"{path}: its contents do not match the hash in its manifest; delete it and run again to rebuild it"
             )
         return load_file(path)
     except (OSError, SafetensorError) as error:  # SafetensorError: a broken header

@@ -190,15 +190,17 @@ def _records(path: Path) -> int:
 def steered(config: Mapping[str, Any]) -> int:
     """About how many sequences the steering stage writes (fewer where criteria agree on a latent)."""
     steering = config["steering"]
-    norms, targets = len(steering["norms"]), len(steering["targets"])
-    random = steering["random_latents"] * norms * steering["random_n"]
-    chosen = targets * len(steering["criteria"]) * steering["candidates"]
-    doses = len(steering["strengths"]) * len(steering["methods"]) + norms
-    arms = chosen * doses + 2 * targets * norms  # each target has a matched latent and a shuffled sign
+    targets = 8 if steering["targets"] == "auto" else len(steering["targets"])
+    lengths, random = len(steering["norms"]), steering["random_latents"]
+    sides = len({length > 0 for length in steering["norms"]})  # raising and suppressing are confirmed apart
+    tries = len(steering["criteria"]) * steering["candidates"]
+    few = lengths * max(4, -(-steering["explore_n"] // random)) + lengths * steering["random_n"]
+    latents = lengths * max(4, -(-steering["explore_n"] // tries)) + sides * steering["n"]
+    single = lengths * steering["explore_n"] + sides * steering["n"]  # matched latents, shuffled signs, directions
+    sae = targets * (tries * latents + 2 * single) + random * few
     trained = len(saes(config)) * len(config["saes"]["seeds"])
-    sequences = trained * (arms * steering["n"] + random)
-    sequences += 3 * targets * norms * steering["n"] + random + steering["baseline"]
-    return int(len(config["activations"]["layers"]) * sequences)
+    layer = trained * sae + 3 * targets * single + random * few + steering["baseline"]
+    return int(len(config["activations"]["layers"]) * layer)
 
 
 def estimate(config: Mapping[str, Any], rates: Rates, cores: int, d_model: int) -> tuple[str, int]:

@@ -42,7 +42,7 @@ from antibody_sae.concepts.scoring import (
     raise_maximum,
     take_rows,
 )
-from antibody_sae.concepts.selection import SIMPLE, at_choice, best_rows, choose, keep_best
+from antibody_sae.concepts.selection import SIMPLE, always_yes, at_choice, best_rows, choose, keep_best
 from antibody_sae.io import InputError, progress
 from antibody_sae.sae.model import SAE
 from antibody_sae.significance import q_values
@@ -55,6 +55,8 @@ that no latent can beat them there."""
 KEEP = 20
 """Pairs kept for each concept by F1 and by r on validation, even below the floor."""
 BEST_CONCEPTS = 10
+MARGIN = 0.2
+"""F1 beyond always saying yes from which on a concept counts for a latent's complexity."""
 _ENCODE = 8192
 
 
@@ -119,6 +121,10 @@ class Associations:
     """best.parquet"""
     latents: pd.DataFrame
     """latents/<...>.parquet, without the columns that name the SAE"""
+    scores: dict[str, Tensor]
+    """scores.safetensors: f1_validation, r_validation, f1 and r (test) of every latent and concept, [latents, concepts]
+    float32, residue-level concepts first; of an antibody-level concept the pool with the better F1 on validation. A
+    latent that is never active on the training split has f1_validation -1."""
 
 
 def associate(
@@ -392,8 +398,22 @@ class _Run:
             )
             frames.append(table.assign(**{k: a[j, c] for k, a in f.items()}))
         return Associations(
-            pd.concat(frames, ignore_index=True), self._best_table(figures), self._latent_table(figures, lens)
+            pd.concat(frames, ignore_index=True),
+            self._best_table(figures),
+            self._latent_table(figures, lens),
+            self._scores(figures),
         )
+
+    def _scores(self, figures: list[dict[str, Floats]]) -> dict[str, Tensor]:
+        dead = [scale[:, None] <= 0 for scale in self.scales]
+        f1 = [np.where(dead[v], -1, f["f1_validation"]) for v, f in enumerate(figures)]
+        by_mean = f1[2] > f1[1]
+        out = {}
+        for name in ("f1_validation", "r_validation", "f1", "r"):
+            values = f1 if name == "f1_validation" else [f[name] for f in figures]
+            wide = np.concatenate([values[0], np.where(by_mean, values[2], values[1])], 1)
+            out[name] = torch.from_numpy(np.ascontiguousarray(wide, np.float32))
+        return out
 
     def _wide_baselines(self) -> pd.DataFrame:
         """One row a (level, concept): f1_<baseline>, the strongest simple one and its F1 on test."""
@@ -435,13 +455,14 @@ class _Run:
         seen = list(n_best)
         rows = []
         examples = self.patterns.examples(self.codes)
-        associated = self._associated(figures)
+        associated, above = self._associated(figures), self._above_yes(figures)
         for j in range(self.k):
             row: dict[str, Any] = {
                 "latent": j,
                 "max_activation": float(self.scales[0][j]),
                 **self.patterns.measures(j),
                 "n_concepts": len(associated[j]),
+                "n_above_yes": int(above[j]),
             }
             if self.has_own[j]:
                 v, c = int(self.own_view[j]), int(self.own_concept[j])
@@ -468,6 +489,14 @@ class _Run:
                 row |= {"lens_residues": [RESIDUES[i] for i in order], "lens_logits": lens[j][order].astype(np.float32)}
             rows.append(row)
         return pd.DataFrame(rows)
+
+    def _above_yes(self, figures: list[dict[str, Floats]]) -> Ints:
+        """[latents] concepts whose F1 on test exceeds that of always saying yes by MARGIN, q below the level."""
+        hits = [
+            (f["q_value"] < self.settings["q"]) & (f["f1"] >= always_yes(self.tested[v]) + MARGIN)
+            for v, f in enumerate(figures)
+        ]
+        return hits[0].sum(1) + (hits[1] | hits[2]).sum(1)
 
     def _associated(self, figures: list[dict[str, Floats]]) -> list[list[dict[str, Any]]]:
         """Per latent, the concepts it is associated with: q below the level and F1 at or above the floor, best first;

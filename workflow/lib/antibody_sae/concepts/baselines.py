@@ -26,7 +26,7 @@ FREQUENCY_GRID = np.linspace(0, 1, 21)[:-1]
 
 
 def predictors(labels: Labels) -> pd.DataFrame:
-    """Best predictors that know only the IMGT position, only the residue, or both.
+    """Best predictors that use only the IMGT position, only the residue, or both.
 
     Residue level: P(concept | position or residue) counted on train, its threshold chosen on validation. Antibody
     level: the best single "this position is occupied", "this residue is more frequent than t" or "this residue is at

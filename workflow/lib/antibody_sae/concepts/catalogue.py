@@ -377,13 +377,13 @@ def groups(settings: Mapping[str, Any]) -> list[Group]:
         raise InputError(
             f"config: concepts.metadata.{column}: the catalogue has a group of this name already; rename the column"
         )
-    return [*GROUPS, *(_column(name, entry) for name, entry in settings["metadata"].items())]
+    return [*GROUPS, *(_column(name, entry or {}) for name, entry in settings["metadata"].items())]
 
 
-def _column(name: str, entry: Mapping[str, Any] | None = None) -> Group:
-    """A column of the input as a group; `entry` is its part of concepts.metadata."""
+def _column(name: str, entry: Mapping[str, Any]) -> Group:
+    """A column of the input as a group."""
     return Group(
-        name, "antibody", _metadata(name, entry or {}), "column of the input",
+        name, "antibody", _metadata(name, entry), "column of the input",
         read=REGIONS, decided=REGIONS, chart="others", sided=False,
     )  # fmt: skip
 
@@ -391,7 +391,7 @@ def _column(name: str, entry: Mapping[str, Any] | None = None) -> Group:
 def group_of(concept: str) -> Group:
     """The group of a concept `group=value`; what the catalogue has no group for is a column of the input."""
     name = concept.partition("=")[0]
-    return BY_NAME.get(name) or _column(name)
+    return BY_NAME.get(name) or _column(name, {})
 
 
 def concept_label(concept: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 
@@ -33,7 +34,16 @@ def interpretable(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["layer", "sae", "seed"], kind="stable")
 
 
-COMPLEXITY = ("density", "n_concepts", "entropy_region", "entropy_residue", "antibodies", "span", "extent")
+COMPLEXITY = (
+    "density",
+    "n_concepts",
+    "n_above_yes",
+    "entropy_region",
+    "entropy_residue",
+    "antibodies",
+    "span",
+    "extent",
+)
 """Measures of how involved a latent's activation pattern is: columns of latents/."""
 LATENT_COLUMNS = [
     "layer", "sae", "seed", "latent", "max_activation", "concept", "interpretable", "interpretable_strict", *COMPLEXITY
@@ -41,18 +51,34 @@ LATENT_COLUMNS = [
 """Columns of latents/ that the tables need."""
 
 
-def complexity(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """tables/complexity.csv: how involved the activation patterns are, per layer, SAE and seed, over living latents.
+_BINS = np.arange(-6, 0.01, 0.25)
+"""Edges of the bins of log10 density."""
 
-    Mean and median of each measure for all latents, the first 64 (where Ordered puts its broadest) and the others.
+
+def complexity(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """tables/complexity.csv: how involved the activation patterns are, per layer, SAE and seed, over non-dead latents.
+
+    Mean and median of each measure for all latents, the first 64 (where Ordered puts its broadest) and the others, and
+    the mean at matched density: among a layer's and seed's SAEs each bin of density weighs the fewest latents that any
+    of them has in it, so that a denser SAE is not the more complex for that.
     """
     rows = []
-    for t in tables:
-        t = t[t["max_activation"] > 0]
+    living = [t[t["max_activation"] > 0] for t in tables]
+    for t in living:
         for subset, part in (("all", t), ("first 64", t[t["latent"] < 64]), ("others", t[t["latent"] >= 64])):
             row = {**{k: t[k].iloc[0] for k in ("layer", "sae", "seed")}, "subset": subset, "latents": len(part)}
             row["dense"] = (part["density"] > 0.1).mean()
             for measure in COMPLEXITY:
                 row[f"{measure}_mean"], row[f"{measure}_median"] = part[measure].mean(), part[measure].median()
+            rows.append(row)
+    for _, group in pd.concat(living).groupby(["layer", "seed"]):
+        bins = np.digitize(np.log10(group["density"].clip(lower=1e-9)), _BINS)
+        weight = group.groupby([bins, "sae"]).size().unstack(fill_value=0).min(axis=1)
+        for (layer, sae, seed), part in group.assign(bin=bins).groupby(["layer", "sae", "seed"]):
+            means = part.groupby("bin")[list(COMPLEXITY)].mean().reindex(weight.index[weight > 0])
+            row = {"layer": layer, "sae": sae, "seed": seed, "subset": "matched density", "latents": int(weight.sum())}
+            for measure in COMPLEXITY:
+                total = (means[measure] * weight[weight > 0]).sum()
+                row[f"{measure}_mean"] = total / weight.sum() if weight.sum() else np.nan
             rows.append(row)
     return pd.DataFrame(rows).sort_values(["layer", "sae", "seed"], kind="stable")

@@ -113,10 +113,11 @@ def best_latent(effects: pd.DataFrame, concept: str, selected_by: str | None = N
     known = sorted(effects["concept"].dropna().unique())
     if concept not in known:
         raise InputError(f"designs: concept {concept!r} was not steered; steering.targets has {', '.join(known)}")
-    rows = effects[(effects["concept"] == concept) & (effects["kind"] == "latent") & effects["acceptable"]]
+    confirmed = effects[(effects["stage"] == "confirm") & (effects["length"] > 0)]
+    rows = confirmed[(confirmed["concept"] == concept) & (confirmed["kind"] == "latent") & confirmed["acceptable"]]
     if selected_by is not None:
         rows = rows[[selected_by in str(why).split(";") for why in rows["selected_by"]]]
-    rows = rows[rows["method"] == "add"].sort_values(["steerable", "delta"], ascending=False)
+    rows = rows.sort_values(["steerable", "delta"], ascending=False)
     if rows.empty or rows["delta"].iloc[0] <= 0:
         raise InputError(f"designs: no latent raised {concept} at acceptable quality; name `latents` yourself")
     return int(rows["latent"].iloc[0]), float(rows["strength"].iloc[0])

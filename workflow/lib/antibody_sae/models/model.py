@@ -128,8 +128,8 @@ class AntibodyModel:
     ) -> list[Encoded]:
         """The passages of an antibody: one, or one a chain where the model reads one chain at a time.
 
-        `chains` names the template where it does not follow from the chains: a pair that the model wrote and nobody can
-        cut in two is still read as a pair. Raises InputError for a residue without a token, or a passage longer than
+        `chains` names the template where it does not follow from the chains: a generated pair that cannot be cut in two
+        is still read as a pair. Raises InputError for a residue without a token, or a passage longer than
         the model's context.
         """
         chains = chains or ("H" if heavy else "") + ("L" if light else "")

@@ -31,6 +31,8 @@ class ModelSpec:
     """Revision of a hub checkpoint."""
     remote_code: bool = False
     """Whether the checkpoint's own Python code may run (only where the config says so by name)."""
+    remote_code_required: bool = False
+    """Whether the checkpoint is of no class of transformers' own."""
     packaged: bool = False
     """Weights inside the PyPI package `iglm`: a .bin file, read with weights_only."""
     layers: int | None = None
@@ -59,6 +61,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "templates": {"H": "1{heavy}2", "L": "1{light}2"},
         "layers": 27,
         "licence": "BSD-3-Clause",
+        "remote_code_required": True,
     },
 }
 
@@ -85,9 +88,9 @@ def resolve(model: Mapping[str, Any]) -> ModelSpec:
         preset["checkpoint"] = str(_packaged(preset["checkpoint"]))
     if model.get("remote_code") and not model.get("revision"):
         raise InputError("model.revision: pin the commit whose remote code you allow (40 hex digits)")
-    if name == "progen2-oas" and not model.get("remote_code"):
+    if preset.get("remote_code_required") and not model.get("remote_code"):
         raise InputError(
-            "model.name: progen2-oas brings its own Python code; read it, then set model.remote_code: true and "
+            f"model.name: {name} brings its own Python code; read it, then set model.remote_code: true and "
             "model.revision to the commit you read"
         )
     spec = ModelSpec(name=name, revision=model.get("revision"), remote_code=bool(model.get("remote_code")), **preset)

@@ -11,25 +11,23 @@ from typing import Any
 import pandas as pd
 
 from antibody_sae.config import saes
-from antibody_sae.io import InputError, read_parquet
+from antibody_sae.io import InputError, read_json, read_parquet
+from antibody_sae.sae.prefixes import ARCHITECTURES
 
-TITLES = {"topk": "TopK", "ordered": "Ordered", "matryoshka": "Matryoshka"}
-CRITERIA = {
-    "f1": "best F1",
-    "r": "best r",
-    "output_score": "output score",
-    "decoder_alignment": "alignment with difference of means",
-    "earliest": "earliest index",
-    "shuffled_index": "shuffled index",
-}
-"""Ways in which steering chose its latents, in words."""
 CONTROLS = {
     "difference_of_means": "difference of means",
     "probe": "linear probe",
-    "rate_gradient": "rate gradient",
+    "rate_derivative": "rate derivative, as a vector",
+    "trained": "trained vector",
     "matched_latent": "matched latent",
     "shuffled_sign": "shuffled signs",
 }
+"""What was steered beside the latents that a criterion chose, in words."""
+
+
+def kind_label(kind: str) -> str:
+    """A kind of arm in words: `sparse_8` is sparse 8."""
+    return CONTROLS.get(kind, kind.replace("_", " "))
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class Trained:
 
 
 def title(name: str) -> str:
-    """An SAE's name as text."""
-    return TITLES.get(name, name)
+    """An SAE's name as text: its architecture's title where it is called by that."""
+    return ARCHITECTURES[name].title if name in ARCHITECTURES else name
 
 
 def rows(table: pd.DataFrame) -> Iterator[Any]:
@@ -120,7 +118,7 @@ class Run:
 
     @cached_property
     def effects(self) -> pd.DataFrame:
-        """Every steering arm of every SAE, by target."""
+        """Every steering arm of every SAE by target, explored and confirmed."""
         return self.of_saes("steering/{}/effects.parquet")
 
     @cached_property
@@ -131,15 +129,17 @@ class Run:
 
     @cached_property
     def criteria(self) -> pd.DataFrame:
-        """The effect at matched quality by SAE, target and way of choosing the latent."""
+        """The confirmed arms by SAE, target and way of choosing the latent."""
         return self.csv("steering_by_criterion")
 
     @property
-    def strongest(self) -> pd.DataFrame:
-        """Of each SAE and target the steered latent that moved the target most."""
-        return self.criteria[self.criteria["selected_by"] == "any"] if len(self.criteria) else self.criteria
+    def best_f1(self) -> pd.DataFrame:
+        """Of each SAE and target the confirmed arm of the latent with the best F1, pushed to raise the target."""
+        table = self.criteria
+        return table[(table["selected_by"] == "f1") & (table["length"] > 0)] if len(table) else table
 
     @property
     def targets(self) -> list[str]:
-        """Concepts that steering aims at."""
-        return list(self.config["steering"]["targets"])
+        """Concepts that steering aims at; none where the rule that chooses them has not run."""
+        file, named = self.folder / "steering" / "targets.json", self.config["steering"]["targets"]
+        return list(read_json(file)["targets"] if file.exists() else named if named != "auto" else [])

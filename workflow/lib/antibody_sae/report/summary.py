@@ -14,8 +14,9 @@ import pandas as pd
 
 from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.io import read_json
-from antibody_sae.report.findings import matching, orderedness, points, selection
+from antibody_sae.report.findings import interval, matching, orderedness, points, selection
 from antibody_sae.report.run import Run, Trained
+from antibody_sae.significance import over_targets
 
 
 def summary(run: Run) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def summary(run: Run) -> dict[str, Any]:
     found = [_sae(run, sae) for sae in run.saes]
     claims_file = run.folder / "tables" / "claims.json"
     claims = read_json(claims_file) if claims_file.exists() else {}
-    findings = [matching(found, run.targets), selection(run, claims), orderedness(run)]
+    findings = [matching(found, run.targets), selection(run, claims), *orderedness(run, claims)]
     return _plain(
         {
             "run": run.config["run"],
@@ -96,27 +97,11 @@ def _sae(run: Run, sae: Trained) -> dict[str, Any]:
         columns = ["latent", "f1", "f1_low", "f1_high", "r", "simple_baseline", "f1_simple", "f1_probe_raw"]
         chosen = best[best["concept"].isin(run.targets)].set_index("concept")[columns]
         row["best_f1"] = {concept: chosen.loc[concept].to_dict() for concept in run.targets if concept in chosen.index}
-    arms = _own(run.strongest, sae)
+    arms = _own(run.best_f1, sae)
     if len(arms):
-        row |= {"tested_targets": len(arms), "steerable_targets": int(arms["steerable"].sum())}
-        if arms["delta"].notna().any():
-            arm = arms.sort_values("delta", kind="stable").dropna(subset=["delta"]).iloc[-1]
-            named = [
-                "concept",
-                "latent",
-                "strength",
-                "norm",
-                "delta",
-                "delta_low",
-                "delta_high",
-                "baseline_rate",
-                "rate",
-            ]
-            named += ["valid", "steerable", "f1", "r", "random_low", "random_high"]
-            row["largest_change"] = {**arm[named].to_dict(), "latent": int(arm["latent"])}
-            supervised = _own(run.criteria, sae)
-            supervised = supervised[supervised["concept"] == arm["concept"]].set_index("selected_by")["delta"]
-            row["largest_change"]["difference_of_means"] = supervised.get("difference_of_means")
+        row |= {"tested_targets": arms["concept"].nunique(), "steerable_targets": int(arms["steerable"].sum())}
+        row["change"] = over_targets(arms.set_index("concept")["delta"])._asdict()
+        row["change"] |= {key: arms[key].mean() for key in ("random_low", "random_high")}
     return row
 
 
@@ -149,29 +134,25 @@ def _plain(value: Any) -> Any:
 
 
 def headline(found: Mapping[str, Any]) -> str:
-    """summary.json as plain text: a line an SAE (FVU, dead latents, best F1 of each target, largest steered change with
-    its 95% interval and the random latents' range), then the findings."""
+    """summary.json as plain text: a line an SAE (FVU, dead latents, best F1 of each target, how many targets the
+    latents with the best F1 steer, their mean change in points with its 95% interval, the random latents' mean range),
+    then the findings."""
     labels = [concept_label(target) for target in found["targets"]]
-    header = ["SAE", "FVU", "dead", *(f"F1 {label}" for label in labels), "largest steered change", "random latents"]
+    header = ["SAE", "FVU", "dead", *(f"F1 {label}" for label in labels), "steered by best F1", "mean change", "random"]
     lines = [header]
     for row in found["saes"]:
-        best = row.get("best_f1") or {}
-        arm = row.get("largest_change")
-        change, control = "-", "-"
-        if arm:
-            change = (
-                f"{concept_label(arm['concept'])} {points(arm['delta'])} points [{points(arm['delta_low'])}, "
-                f"{points(arm['delta_high'])}] (latent {arm['latent']})"
-            )
-            if arm["random_low"] is not None:
-                control = f"{points(arm['random_low'])} to {points(arm['random_high'])}"
+        best, change = row.get("best_f1") or {}, row.get("change")
+        steered = f"{row['steerable_targets']} of {row['tested_targets']}" if change else "-"
+        moved = f"{interval(change, 100, '+.0f')} points" if change else "-"
+        control = f"{points(change['random_low'])} to {points(change['random_high'])}" if change else "-"
         lines.append(
             [
                 f"{row['title']}" + ("" if "layer" in row["title"] else f", layer {row['layer']}"),
                 "-" if row.get("fvu") is None else f"{row['fvu']:.3f}",
                 "-" if row.get("dead") is None else str(row["dead"]),
                 *(f"{best[t]['f1']:.2f}" if t in best else "-" for t in found["targets"]),
-                change,
+                steered,
+                moved,
                 control,
             ]
         )

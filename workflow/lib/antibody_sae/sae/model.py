@@ -140,7 +140,7 @@ class SAE:
         return self.pre_bias + self.scale * summed
 
     def save(self, folder: str | Path) -> None:
-        """Write sae.safetensors and config.json; each whole or not at all, config.json (which vouches) last."""
+        """Write sae.safetensors and config.json; each whole or not at all, config.json (with the hash) last."""
         digest = write_safetensors(
             {
                 "encoder.weight": self.encoder_weight,

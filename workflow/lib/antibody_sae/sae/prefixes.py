@@ -1,11 +1,61 @@
-"""The prefix laws: how much each prefix of the dictionary weighs in the loss; three architectures follow."""
+"""The architectures: each is a prefix law, how much each prefix of the dictionary weighs in the loss."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
-ARCHITECTURES = ("topk", "ordered", "matryoshka")
 LAWS = ("zipf", "geometric", "uniform")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One type of SAE; a new one that is a prefix law is one entry of ARCHITECTURES."""
+
+    name: str
+    title: str
+    """In the report."""
+    ordered: bool
+    """Whether a latent's index means something: a low one serves more prefixes."""
+    sort_every: int
+    """Steps after which training puts the latents in order of their energy where the setting is null; 0: never."""
+    prefix_law: Callable[..., np.ndarray]
+    """(latents, law, exponent, full_mass, groups) -> [latents] p(l), the weight of the first l latents; sums to 1."""
+
+
+def _full_code(latents: int, **_: object) -> np.ndarray:
+    return np.eye(1, latents, latents - 1)[0]
+
+
+def _one_law(latents: int, law: str, exponent: float, full_mass: float, **_: object) -> np.ndarray:
+    steps = np.arange(1, latents + 1, dtype=np.float64)
+    p = {
+        "zipf": lambda: steps**-exponent,
+        "geometric": lambda: np.exp(-exponent * steps / latents),
+        "uniform": lambda: np.ones(latents),
+    }[law]()
+    p *= (1 - full_mass) / p.sum()
+    p[-1] += full_mass
+    return p
+
+
+def _nested_groups(latents: int, groups: int, **_: object) -> np.ndarray:
+    p = np.zeros(latents)
+    edges = np.maximum(1, np.round(latents / 2.0 ** np.arange(groups - 1, -1, -1))).astype(int)
+    np.add.at(p, edges - 1, 1.0 / groups)
+    return p
+
+
+ARCHITECTURES = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture("topk", "TopK", ordered=False, sort_every=0, prefix_law=_full_code),
+        Architecture("ordered", "Ordered", ordered=True, sort_every=50, prefix_law=_one_law),
+        Architecture("matryoshka", "Matryoshka", ordered=True, sort_every=0, prefix_law=_nested_groups),
+    )
+}
 
 
 def survival(
@@ -24,19 +74,5 @@ def survival(
     full_mass beside the ordered one. Matryoshka: equal shares on the edges of `groups` nested groups, each twice as
     wide as the one before. TopK: all on the full code.
     """
-    steps = np.arange(1, latents + 1, dtype=np.float64)
-    p = np.zeros(latents)
-    if architecture == "topk":
-        p[-1] = 1.0
-    elif architecture == "matryoshka":
-        edges = np.maximum(1, np.round(latents / 2.0 ** np.arange(groups - 1, -1, -1))).astype(int)
-        np.add.at(p, edges - 1, 1.0 / groups)
-    else:
-        p = {
-            "zipf": lambda: steps**-exponent,
-            "geometric": lambda: np.exp(-exponent * steps / latents),
-            "uniform": lambda: np.ones(latents),
-        }[law]()
-        p *= (1 - full_mass) / p.sum()
-        p[-1] += full_mass
+    p = ARCHITECTURES[architecture].prefix_law(latents, law=law, exponent=exponent, full_mass=full_mass, groups=groups)
     return np.minimum(np.cumsum(p[::-1])[::-1], 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -74,7 +74,7 @@ class Settings:
             raise InputError(f"saes: k {self.k} > latents {self.latents}; lower k or widen the dictionary")
         if self.architecture == "matryoshka" and 2 ** (self.groups - 1) > self.latents:
             raise InputError(f"saes: {self.latents} latents are too few for {self.groups} groups; lower groups")
-        choices: dict[str, Sequence[str]] = {
+        choices: dict[str, Collection[str]] = {
             "architecture": ARCHITECTURES,
             "law": LAWS,
             "pre_bias": ("geometric_median", "mean"),
@@ -105,12 +105,12 @@ class Settings:
 
     def sorts_after(self, step: int) -> bool:
         """Whether the latents are sorted by energy after a step."""
-        every = (50 if self.architecture == "ordered" else 0) if self.sort_every is None else self.sort_every
+        every = ARCHITECTURES[self.architecture].sort_every if self.sort_every is None else self.sort_every
         return every > 0 and (step + 1) % every == 0
 
     def frozen_at(self, step: int) -> int:
         """Latents frozen by unit sweeping at a step (Rippel et al., arXiv:1402.0915)."""
-        if self.sweep == 0 or self.architecture != "ordered":
+        if self.sweep == 0 or not ARCHITECTURES[self.architecture].sort_every:
             return 0
         return int(self.latents * max(0.0, 1 - (self.steps - step) / (self.sweep * self.steps)))
 

@@ -1,4 +1,4 @@
-"""Association beside effect for every SAE and target, and the figures behind the claims."""
+"""The paper's claims on steering in figures: tables over all SAEs of a run, and what the protocol makes of them."""
 
 from __future__ import annotations
 
@@ -7,104 +7,159 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antibody_sae.significance import spearman, wilson
-from antibody_sae.steering.effects import KNOWN, matched_quality
+from antibody_sae.significance import LEVEL, Interval, over_targets, paired, q_values, spearman_within, wilson
+from antibody_sae.steering.criteria import CRITERIA, MEASURES
+from antibody_sae.steering.effects import families
 
-BESIDE = ("difference_of_means", "probe", "rate_gradient", "matched_latent", "shuffled_sign")
-"""Kinds of arms that stand beside the candidates of a target in the tables."""
 BRANCH = ["sae", "architecture", "seed", "layer"]
+REPEATS = ["concept", "layer", "seed"]
+"""A target, and what repeats it."""
+TRAINED = "trained"
+"""The kind that claim 2 holds the best-F1 latents against."""
+_FIGURES = [
+    "kind", "latent", "f1", "r", "length", "norm", "strength", "n", "rate", "baseline_rate", "delta", "delta_low",
+    "delta_high", "log_odds", "log_odds_low", "log_odds_high", "effect_sd", "p_length", "p_tries", "p_value",
+    "p_common", "q_value", "detectable", "valid", "perplexity", "perplexity_ratio", "perplexity_ratio_high", "unique",
+    "acceptable", "steerable", "random_low", "random_high",
+]  # fmt: skip
 
 
 def by_criterion(table: pd.DataFrame) -> pd.DataFrame:
-    """One row an SAE, concept and criterion, and one each for `any` criterion and the controls: the effect at matched
-    quality. `table`: effects of several SAEs with columns sae, architecture, seed, layer."""
-    rows = []
-    for key, mine in table.groupby([*BRANCH, "concept"], sort=False):
-        baseline = mine[mine["kind"] == "none"].iloc[0]
-        random = mine.loc[mine["kind"] == "random_latent", "delta"]
-        latents = mine[mine["kind"] == "latent"]
-        reasons = latents["selected_by"].fillna("").str.split(";")
-        groups = {c: latents[[c in why for why in reasons]] for c in dict.fromkeys(reasons.explode())}
-        groups |= {"any": latents} | {kind: mine[mine["kind"] == kind] for kind in BESIDE}
-        for criterion, arms in groups.items():
-            best = matched_quality(arms, baseline)
-            figures = ("latent", "f1", "r", "method", "strength", "norm", "rate", "delta", "delta_low", "delta_high")
-            rows.append(
-                dict(zip([*BRANCH, "concept"], key, strict=True))
-                | {"selected_by": criterion, "arms": len(arms), "steerable": bool(arms["steerable"].any())}
-                | {name: best.get(name) for name in (*figures, "valid", "perplexity")}
-                | {"baseline_rate": baseline["baseline_rate"], "baseline_perplexity": baseline["perplexity"]}
-                | {"random_low": random.min(), "random_high": random.max()}
-            )
-    return pd.DataFrame(rows)
+    """tables/steering_by_criterion.csv: one row a confirmed arm, SAE, target and criterion (selected_by, of latents).
+
+    `table`: effects of several SAEs with the columns BRANCH. q_value and steerable are those of the row's own family.
+    The layer's arms stand beside every SAE.
+    """
+    table = table[table["stage"] == "confirm"].reset_index(drop=True)
+    parts = []
+    for _, own in table.groupby(BRANCH, sort=False):
+        for criterion, rows in families(own):
+            part = own.loc[rows]
+            q = q_values(part["p_value"].to_numpy(float))
+            moved = np.where(part["length"] < 0, -part["log_odds_high"], part["log_odds_low"]) > 0
+            part = part.assign(q_value=q, steerable=part["acceptable"] & (q < LEVEL) & moved)
+            parts.append(part.assign(selected_by=criterion or None))
+    columns = [*BRANCH, "concept", "selected_by", *_FIGURES]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
 def mapping_table(criteria: pd.DataFrame) -> pd.DataFrame:
-    """tables/mapping_vs_steering.csv: one row an SAE and concept, association beside effect at matched quality.
-
-    best_f1, best_r: test association of the latent chosen by it, and what steering that latent did; steered_*: the best
-    of all candidates; steerable_by: the criteria that found a steerable latent; random_low, random_high: range over the
-    SAE's random latents.
-    """
+    """tables/mapping_vs_steering.csv: one row an SAE and target: the test association of the latents with the best F1
+    and r beside what steering them did, which criteria found a steerable latent, what random latents did, and each
+    other kind."""
     rows = []
-    for key, mine in criteria.groupby([*BRANCH, "concept"], sort=False):
-        by = mine.set_index("selected_by")
-        best = by.loc["any"]
-        row = dict(zip([*BRANCH, "concept"], key, strict=True)) | {"baseline_rate": best["baseline_rate"]}
+    raised = criteria[criteria["length"] > 0]
+    for key, mine in raised.groupby([*BRANCH, "concept"], sort=False):
+        row = dict(zip([*BRANCH, "concept"], key, strict=True)) | {"baseline_rate": mine["baseline_rate"].iloc[0]}
+        latents = mine[mine["kind"] == "latent"]
+        by = latents.drop_duplicates("selected_by").set_index("selected_by")
         for name in ("f1", "r"):
             if name in by.index:
                 one = by.loc[name]
                 row |= {f"best_{name}": one[name], f"best_{name}_latent": one["latent"]}
-                row |= {f"best_{name}_{c}": one[c] for c in ("delta", "delta_low", "delta_high", "steerable")}
-        for name in ("latent", "strength", "norm", "rate", "delta", "delta_low", "delta_high", "valid", "perplexity"):
-            row[f"steered_{name}"] = best[name]
-        named = mine[mine["steerable"] & ~mine["selected_by"].isin(["any", *BESIDE])]
-        row |= {"steerable": best["steerable"], "steerable_by": ";".join(named["selected_by"])}
-        row |= {"random_low": best["random_low"], "random_high": best["random_high"]}
-        row |= {f"{kind}_delta": by.loc[kind, "delta"] for kind in BESIDE}
+                columns = ("length", "delta", "delta_low", "delta_high", "log_odds", "effect_sd", "steerable", "valid")
+                row |= {f"best_{name}_{c}": one[c] for c in columns}
+        row["steerable_by"] = ";".join(dict.fromkeys(latents.loc[latents["steerable"], "selected_by"]))
+        row |= {"random_low": latents["random_low"].min(), "random_high": latents["random_high"].max()}
+        for kind, one in mine[mine["kind"] != "latent"].drop_duplicates("kind").set_index("kind").iterrows():
+            row |= {f"{kind}_delta": one["delta"], f"{kind}_steerable": one["steerable"]}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def claims(criteria: pd.DataFrame, table: pd.DataFrame, side: pd.DataFrame, tested: pd.DataFrame) -> dict[str, Any]:
-    """The three claims in figures, by SAE type over concepts and seeds, for tables/claims.json.
+def _series(table: pd.DataFrame, column: str) -> pd.Series:
+    """[target, layer, seed] mean of a column, where an SAE type has several candidates."""
+    return table.assign(**{column: table[column].astype(float)}).groupby(REPEATS)[column].mean()
 
-    `table` (effects), `side`, `tested`: of several SAEs, with columns sae, architecture, seed, layer. `chance`: random
-    latents beyond the others at p < 0.05, a share which the comparison with controls promises to keep near 0.05.
-    Spearman's correlations are over all steered latents and targets at equal length (the longest of `norms`), of what
-    was known of a latent and its change: `spearman_<name>` leaves out both signs, `spearman_signed_<name>` keeps them.
+
+def claims(criteria: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
+    """tables/claims.json. `criteria`: `by_criterion`; `table`: effects of several SAEs with the columns BRANCH.
+
+    by_sae: for each SAE type and criterion, or other kind, the steered share and the mean log odds ratio over targets;
+    `chance`, random latents that pass the others at p < 0.05, which the test promises to keep near 0.05; `spearman`,
+    within targets, of what was known of a latent and its log odds ratio, over latents of the target's length.
+    control: claim 2, on TopK alone, over targets that the trained vector steers.
+    reliability: claim 3, each type's log odds ratios less TopK's, by criterion.
     """
-    out: dict[str, Any] = {}
-    longest = side["layer"].map(side[side["kind"] == "random_latent"].groupby("layer")["norm"].max())
-    pairs = side[side["kind"].isin(["latent", "random_latent"]) & np.isclose(side["norm"], longest, rtol=1e-3)]
-    figures = tested[[*BRANCH, "latent", "concept", *KNOWN.values()]]
-    pairs = pairs[pairs["method"] == "add"].merge(figures, on=[*BRANCH, "latent", "concept"])
-    for architecture, mine in criteria.groupby("architecture", sort=False):
-        entry: dict[str, Any] = {"by_criterion": {}}
-        for criterion, arms in mine.groupby("selected_by", sort=False):
-            low, high = wilson(arms["steerable"].sum(), len(arms))
-            entry["by_criterion"][criterion] = {
-                "concepts_and_seeds": len(arms), "steerable": int(arms["steerable"].sum()),
-                "share": float(arms["steerable"].mean()), "share_low": float(low), "share_high": float(high),
-                "mean_delta": _mean(arms["delta"]), "mean_f1": _mean(arms["f1"]), "mean_r": _mean(arms["r"]),
-            }  # fmt: skip
-        chance = table[(table["kind"] == "random_latent") & (table["architecture"] == architecture)]["p_control"]
-        passed, n = int((chance < 0.05).sum()), int(chance.notna().sum())
-        low, high = wilson(passed, n)
-        entry["chance"] = {"arms": n, "passed": passed, "share_low": float(low), "share_high": float(high)}
-        own = pairs[pairs["architecture"] == architecture]
-        groups = own.groupby([*BRANCH, "latent"]).ngroup().to_numpy()
-        change = own["delta"].to_numpy()
-        for name, column in KNOWN.items():
-            value = own[column].to_numpy()
-            entry[f"spearman_{name}"] = spearman(np.abs(value), np.abs(change), groups)
-            entry[f"spearman_signed_{name}"] = spearman(value, change, groups)
-        out[str(architecture)] = entry
+    raised = criteria[criteria["length"] > 0]
+    out: dict[str, Any] = {"seeds": int(table["seed"].nunique()), "by_sae": {}, "reliability": {}}
+    for sae, mine in raised.groupby("sae", sort=False):
+        latents, others = mine[mine["kind"] == "latent"], mine[mine["kind"] != "latent"]
+        entry: dict[str, Any] = {
+            "architecture": mine["architecture"].iloc[0],
+            "by_criterion": {name: _totals(arms) for name, arms in latents.groupby("selected_by", sort=False)},
+            "by_kind": {name: _totals(arms) for name, arms in others.groupby("kind", sort=False)},
+        }
+        own = table[(table["sae"] == sae) & (table["stage"] == "confirm") & (table["length"] > 0)]
+        entry["chance"] = _chance(own)
+        entry["spearman"] = {name: _plain(_correlation(own, mine, name)) for name in MEASURES}
+        out["by_sae"][str(sae)] = entry
+    topk = next((name for name, entry in out["by_sae"].items() if entry["architecture"] == "topk"), None)
+    if topk is not None:
+        out["control"] = _control(raised[raised["sae"] == topk])
+        for sae in out["by_sae"]:
+            if sae != topk:
+                out["reliability"][sae] = _reliability(raised[raised["sae"] == sae], raised[raised["sae"] == topk])
     return _finite(out)
 
 
-def _mean(values: pd.Series) -> float:
-    return float(pd.to_numeric(values).mean())
+def _totals(arms: pd.DataFrame) -> dict[str, Any]:
+    figures = {"share": "steerable", "log_odds": "log_odds", "delta": "delta", "effect_sd": "effect_sd"}
+    return {
+        "targets": int(arms["concept"].nunique()),
+        "arms": len(arms),
+        "steerable": int(arms["steerable"].sum()),
+        "detectable": float(arms["detectable"].median()),
+        **{name: _plain(over_targets(_series(arms, column))) for name, column in figures.items()},
+    }
+
+
+def _chance(own: pd.DataFrame) -> dict[str, Any]:
+    p = own.loc[own["kind"] == "random_latent", "p_value"]
+    passed, n = int((p < 0.05).sum()), int(p.notna().sum())
+    low, high = wilson(passed, n)
+    return {"arms": n, "passed": passed, "share_low": float(low), "share_high": float(high)}
+
+
+def _correlation(own: pd.DataFrame, chosen: pd.DataFrame, name: str) -> Interval:
+    """Within each target, over its candidates and the random latents of their length."""
+    length = chosen[chosen["kind"] == "latent"].groupby(REPEATS)["length"].first().rename("at")
+    arms = own[own["kind"].isin(["latent", "random_latent"])].merge(length, on=REPEATS)
+    arms = arms[np.isclose(arms["length"], arms["at"])]
+    return spearman_within(arms.set_index(REPEATS), name, "log_odds")
+
+
+def _control(topk: pd.DataFrame) -> dict[str, Any]:
+    """Claim 2: over targets that the trained vector steers, the share that the best-F1 latent steers less its share."""
+    trained, best = topk[topk["kind"] == TRAINED], topk[topk["selected_by"] == "f1"]
+    steers = trained[trained["steerable"]]
+    of = set(zip(steers["concept"], steers["layer"], strict=True))
+    best = best[[key in of for key in zip(best["concept"], best["layer"], strict=True)]]
+    found = paired(_series(best, "steerable"), _series(steers, "steerable"))
+    return {
+        "trained": len(trained.drop_duplicates(["concept", "layer"])),
+        "trained_steers": len(of),
+        "best_f1": len(best),
+        "best_f1_steers": int(best["steerable"].sum()),
+        "difference": _plain(found),
+    }
+
+
+def _reliability(ordered: pd.DataFrame, topk: pd.DataFrame) -> dict[str, Any]:
+    """Claim 3: log odds ratios of the same target, layer and seed, the type's less TopK's, by criterion."""
+    out = {}
+    for criterion in [c for c in CRITERIA if c in set(ordered["selected_by"]) & set(topk["selected_by"])]:
+        pair = [t[t["selected_by"] == criterion] for t in (ordered, topk)]
+        out[criterion] = {
+            "log_odds": _plain(paired(_series(pair[0], "log_odds"), _series(pair[1], "log_odds"))),
+            "delta": _plain(paired(_series(pair[0], "delta"), _series(pair[1], "delta"))),
+            "share": _plain(paired(_series(pair[0], "steerable"), _series(pair[1], "steerable"))),
+        }
+    return out
+
+
+def _plain(found: Interval) -> dict[str, Any]:
+    return found._asdict()
 
 
 def _finite(value: Any) -> Any:

@@ -18,9 +18,6 @@ from antibody_sae.steering.targets import Panel, context, panel_blocks
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel, Encoded
 
-SUPERVISED = ("difference_of_means", "probe", "rate_gradient")
-"""Directions that need labels or gradients, but no SAE; kinds of arms."""
-
 
 def directions(store: Store, labels: Labels, panel: Panel) -> dict[str, Tensor]:
     """Supervised directions of each target, [targets, d_model] float32, unit length.

@@ -1,183 +1,249 @@
-"""Did an intervention do more than chance and more than any push of its size? The statistics of steering.
+"""Did an intervention do more than no steering, and more than any push of its size?
 
-Rates are shares of the numbered sequences. An arm counts against no steering (two-proportion test), against random
-latents or directions of the same length (`beyond_controls`), and only while its sequences stay acceptable.
+Rates are shares of the complete sequences. A confirmed arm is held against random arms of the same length and of the
+same SAE (what needs no SAE, against random directions), and against random arms at the length that exploration chose
+for *them* and that target: they had the same tries, so choosing a length is no advantage. Nothing is compared across
+lengths by extrapolation: without random arms of its length an arm has no p-value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from antibody_sae.significance import difference_interval, q_values, two_proportions, wilson
+from antibody_sae.significance import (
+    FEWEST,
+    LEVEL,
+    Null,
+    beyond,
+    detectable,
+    difference_interval,
+    log_odds_ratio,
+    null_of,
+    q_values,
+    ratio_bound,
+    two_proportions,
+    wilson,
+)
+from antibody_sae.steering.criteria import MEASURES
+from antibody_sae.steering.doses import COMPLETE, towards
+from antibody_sae.steering.plans import RANDOM
 
-_QUANTILES = (np.arange(400) + 0.5) / 400
-"""Where `beyond_controls` takes its mean over a distribution."""
-
-
-def beyond_controls(rate: float, n: int, norm: float, controls: pd.DataFrame, sign: float) -> float:
-    """One-sided p that an arm moves a concept further in the direction `sign` than a random arm of its length.
-
-    `controls` (columns rate, n, norm) are random arms; those whose length is nearest (in ratio) are used. On the scale
-    of arcsin sqrt(rate), where the sampling variance is 1/(4n), the arm is held against one more draw from them, at its
-    own n. How far they spread beyond their sampling is itself uncertain, and small m or small n may hide it: p is the
-    mean over the fiducial distribution of their variance, (m - 1) s^2 / chi^2 with m - 1 degrees (Fisher; for mixed
-    models Weerahandi 1995, ISBN 978-1-4612-0825-9). Where the arm's vector is longer than theirs, their spread beyond
-    sampling and their mean shift count in proportion to the length, as effects grow; nan with fewer than 3 controls.
-    """
-    if len(controls) < 3 or n == 0 or not np.isfinite(norm):
-        return float("nan")
-    ratio = np.abs(np.log(controls["norm"].to_numpy() / max(norm, 1e-12)))
-    near = controls[ratio <= ratio.min() + 1e-3]
-    m = len(near)
-    if m < 3:
-        return float("nan")
-    scale = max(1.0, norm / float(near["norm"].mean()))
-    x = np.arcsin(np.sqrt(near["rate"].to_numpy()))
-    sampling = float((1 / (4 * near["n"])).mean())
-    spread = np.maximum((m - 1) * x.var(ddof=1) / stats.chi2.ppf(_QUANTILES, m - 1) - sampling, 0.0)
-    centre = x.mean()
-    if "baseline" in near:
-        base = np.arcsin(np.sqrt(near["baseline"].iloc[0]))
-        centre = base + (centre - base) * scale
-    error = np.sqrt(1 / (4 * n) + spread * scale**2 + (spread + sampling) * scale**2 / m)
-    return float(stats.norm.sf(sign * (np.arcsin(np.sqrt(rate)) - centre) / error).mean())
-
-
-def measure(rows: pd.DataFrame) -> pd.DataFrame:
-    """Outcomes by arm: n, n_valid, valid (share numbered), ended, unique, perplexity, edit_distance; `hits:<concept>`;
-    and `half:<concept>` and n_half, which count the first half of the rows."""
-    concepts = [column for column in rows.columns if "=" in column]
-    grouped = rows.groupby("arm", sort=True)
-    texts = rows["heavy"].fillna("") + "|" + rows["light"].fillna("")
-    table = pd.DataFrame({
-        "n": grouped.size(),
-        "n_valid": grouped["valid"].sum().astype("int64"),
-        "valid": grouped["valid"].mean(),
-        "ended": grouped["ended"].mean(),
-        "perplexity": np.exp(-grouped["log_likelihood"].mean()),
-        "unique": texts.groupby(rows["arm"]).nunique() / grouped.size(),
-        "edit_distance": grouped["edit_distance"].mean(),
-    })  # fmt: skip
-    first = rows[rows["row"] < rows["arm"].map(table["n"]) // 2]
-    table["n_half"] = first.groupby("arm")["valid"].sum().reindex(table.index, fill_value=0).astype("int64")
-    hits, half = rows.groupby("arm")[concepts].sum(), first.groupby("arm")[concepts].sum()
-    counts = {f"hits:{c}": hits[c].astype("int64") for c in concepts}
-    counts |= {f"half:{c}": half[c].reindex(table.index, fill_value=0).astype("int64") for c in concepts}
-    return pd.concat([table, pd.DataFrame(counts)], axis=1).reset_index()
-
-
-RANDOM = ("random_latent", "random_direction")
-LATENTS = ("latent", "matched_latent", "random_latent")
-"""Kinds that are held against random latents of the same SAE; the others are held against random directions."""
+LAYER = "controls"
+"""The unit of a layer's arms that need no SAE."""
+DISTINCT = 0.95
+"""Share of distinct sequences that an arm must keep, of the unsteered ones' share."""
 
 
 def effects(
-    plan: pd.DataFrame, measured: pd.DataFrame, controls_plan: pd.DataFrame, controls: pd.DataFrame,
-    tested: pd.DataFrame, settings: Mapping[str, Any],
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """(effects, side effects) of an SAE's arms, the layer's controls among them.
+    confirmed: Mapping[str, pd.DataFrame],
+    explored: Mapping[str, pd.DataFrame],
+    doses: pd.DataFrame,
+    tested: Mapping[str, pd.DataFrame],
+    targets: Sequence[str],
+    bound: float,
+) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    """(effects, side effects) of each SAE of a layer, by unit.
 
-    effects: an arm by target it was chosen for (every target for random arms and none). `p_value`: two-proportion test
-    against no steering, `q_value`: Benjamini-Hochberg over the file's arms. `p_control`, `q_control`: a latent against
-    random latents of its SAE, any other vector against random directions, of this length (`beyond_controls`); a random
-    arm against the others of its kind, which shows how often chance passes, and stays out of `q_control`.
-    `steerable`: both q below 0.05, moved in the direction of the strength's sign, and `acceptable`: at least 95 %
-    numbered, perplexity at most `perplexity_bound` times the unsteered sequences'. `f1` and `r` are the latent's test
-    associations with the target (`tested`).
-    side effects: every arm by every concept.
+    confirmed, explored: arms with their outcomes (`joined`) of each SAE's unit and of LAYER; tested: what was known of
+    each SAE's latents; bound: of the perplexity ratio.
+
+    effects: a row an arm and target; the layer's arms stand in every SAE's table (`owner`). Explored arms (`stage`)
+    have rates only. log_odds: log odds ratio against no steering, with its interval; delta: the same in shares.
+    p_length, p_tries: one-sided, against random arms of this length, and against those at the length chosen for them;
+    p_value: the larger of the two (of a random arm p_length, against the others). p_common: against the random latents
+    of all SAEs of the layer. effect_sd: log odds ratio less the random arms' mean, in their standard deviations;
+    random_low, random_high: their range of changes. detectable: the change that would have been found with 80 % power.
+    q_value: within the arm's family (`families`). acceptable: at least COMPLETE complete, `bound` above the perplexity
+    ratio's upper bound, and DISTINCT. steerable: acceptable, q < 0.05, and the interval of the log odds ratio on the
+    pushed side of 0. side effects: every confirmed arm but the random ones by every concept.
     """
-    parts = [
-        controls_plan.merge(controls.drop(columns="n"), on="arm"),
-        plan.merge(measured.drop(columns="n"), on="arm"),
-    ]
-    arms = pd.concat(
-        [part.assign(owner=owner) for part, owner in zip(parts, ("layer", "sae"), strict=True)], ignore_index=True
-    )
-    baseline = arms[arms["kind"] == "none"].iloc[0]
-    arms["acceptable"] = arms["valid"].ge(0.95) & arms["perplexity"].le(
-        settings["perplexity_bound"] * baseline["perplexity"]
-    )
-    concepts = [c.removeprefix("hits:") for c in arms.columns if c.startswith("hits:")]
-    side = {concept: _changes(arms, baseline, concept) for concept in concepts}
-    reasons = [
-        list(zip(str(targets).split(";"), str(criteria).split(";"), strict=False))
-        for targets, criteria in zip(arms["concept"], arms["selected_by"], strict=True)
-    ]
-    everywhere = arms["kind"].isin([*RANDOM, "none"]).to_numpy()
-    rows = []
-    for target in tested["concept"].drop_duplicates():
-        table = side[target]
-        random = table.assign(baseline=table["baseline_rate"], n=table["n_valid"])
-        columns = ["rate", "n", "norm", "baseline"]
-        pools = {kind: random.loc[arms["kind"] == kind, columns].dropna() for kind in RANDOM}
-        mine = everywhere | np.array([any(t == target for t, _ in why) for why in reasons])
-        table = table.assign(
-            selected_by=[";".join(c for t, c in why if t == target and c not in ("nan", "None")) for why in reasons]
-        )
-        table["selected_by"] = table["selected_by"].where(table["selected_by"] != "", None)
-        table = table[mine].copy()
-        sign = np.where(table["strength"].fillna(1) < 0, -1.0, 1.0)
-        table["p_control"] = [
-            beyond_controls(rate, n, norm, pools[RANDOM[kind not in LATENTS]].drop(arm, errors="ignore"), s)
-            for arm, kind, rate, n, norm, s in zip(
-                table.index, table["kind"], table["rate"], table["n_valid"], table["norm"], sign, strict=True
-            )
-        ]
-        table.loc[table["kind"] == "none", "p_control"] = np.nan
-        rows.append(table.assign(moved=table["delta"] * sign))
-    table = pd.concat(rows, ignore_index=True)
-    table["q_value"] = q_values(table["p_value"].where(table["kind"] != "none").to_numpy(float))
-    table["q_control"] = q_values(table["p_control"].where(~table["kind"].isin(RANDOM)).to_numpy(float))
-    strong = (table["q_value"] < 0.05) & (table["q_control"] < 0.05) & (table["moved"] > 0)
-    table["steerable"] = strong & table["acceptable"]
-    figures = tested[["latent", "concept", *KNOWN.values()]].rename(columns={v: k for k, v in KNOWN.items()})
-    table = table.drop(columns="moved").merge(figures, on=["latent", "concept"], how="left")
-    everything = pd.concat(side.values(), ignore_index=True)
-    everything["q_value"] = q_values(everything["p_value"].where(everything["kind"] != "none").to_numpy(float))
-    return table, everything
+    layer = explored[LAYER]
+    baseline = layer[layer["kind"] == "none"].iloc[0]
+    units = [unit for unit in confirmed if unit != LAYER]
+    everyone = pd.concat([confirmed[unit] for unit in units], ignore_index=True)
+    shared = {
+        "random_direction": _Pool(confirmed[LAYER], "random_direction", baseline, targets),
+        "everyone": _Pool(everyone, "random_latent", baseline, targets),
+    }
+    controls = _judged(confirmed[LAYER], shared, doses, baseline, targets, bound)
+    none = _rates(layer[layer["kind"] == "none"].reset_index(drop=True), baseline, targets, bound)
+    looked = _rates(layer[layer["kind"] != "none"].reset_index(drop=True), baseline, targets, bound)
+    parts = [none.assign(stage="confirm"), controls.assign(stage="confirm"), looked.assign(stage="explore")]
+    controls = pd.concat(parts, ignore_index=True).assign(owner="layer")
+    out = {}
+    for unit in units:
+        own = confirmed[unit].reset_index(drop=True)
+        pools = {**shared, "random_latent": _Pool(own, "random_latent", baseline, targets)}
+        mine = _judged(own, pools, doses, baseline, targets, bound)
+        early = _rates(explored[unit].reset_index(drop=True), baseline, targets, bound)
+        parts = [controls, mine.assign(stage="confirm"), early.assign(stage="explore", owner="sae")]
+        table = pd.concat(parts, ignore_index=True)
+        table["steerable"] = table["steerable"].astype("boolean").fillna(False).astype(bool)
+        table = table.merge(tested[unit][["latent", "concept", *MEASURES]], on=["latent", "concept"], how="left")
+        out[unit] = (table, _side_effects(own, baseline))
+    return out
 
 
-def _changes(arms: pd.DataFrame, baseline: pd.Series, concept: str) -> pd.DataFrame:
-    """Rate of one concept among each arm's numbered sequences, and its change from the baseline; a row an arm."""
-    hits, n = arms[f"hits:{concept}"].to_numpy(float), arms["n_valid"].to_numpy(float)
-    half, n_half = arms[f"half:{concept}"].to_numpy(float), arms["n_half"].to_numpy(float)
-    hits0, n0 = np.float64(baseline[f"hits:{concept}"]), np.float64(baseline["n_valid"])
+def _rates(arms: pd.DataFrame, baseline: pd.Series, targets: Sequence[str], bound: float) -> pd.DataFrame:
+    """Rate of each arm's targets, and its change from no steering; quality beside it."""
+    own = towards(arms, targets)
+    about = arms.iloc[own["row"]].reset_index(drop=True)
+    quality = _quality(arms, baseline, bound).iloc[own["row"]].reset_index(drop=True)
+    hits0 = own["concept"].map({t: float(baseline[f"hits:{t}"]) for t in targets}).to_numpy(float)
+    columns = [
+        "arm",
+        "kind",
+        "latent",
+        "length",
+        "strength",
+        "norm",
+        "n",
+        "n_valid",
+        "valid",
+        "unique",
+        "edit_distance",
+    ]
+    table = pd.concat([about[columns], quality], axis=1)
+    table.insert(2, "concept", own["concept"])
+    table.insert(3, "selected_by", own["criteria"])
+    table["hits"] = own["hits"].astype("int64")
+    return table.assign(**_changes(own["hits"], table["n_valid"], hits0, float(baseline["n_valid"])))
+
+
+def _changes(hits: Any, n: Any, hits0: Any, n0: Any) -> dict[str, Any]:
+    hits, n, hits0, n0 = (np.asarray(value, float) for value in (hits, n, hits0, n0))
     low, high = wilson(hits, n)
     delta_low, delta_high = difference_interval(hits, n, hits0, n0)
+    odds, odds_low, odds_high = log_odds_ratio(hits, n, hits0, n0)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate, rate0 = hits / n, hits0 / n0
-        first, second = half / n_half - rate0, (hits - half) / (n - n_half) - rate0
-    columns = ["owner", "arm", "kind", "latent", "method", "strength", "norm", "n", "n_valid", "n_half", "valid",
-               "ended", "perplexity", "unique", "edit_distance", "acceptable"]  # fmt: skip
-    return arms[columns].assign(
-        concept=concept, rate=rate, rate_low=low, rate_high=high, baseline_rate=rate0, delta=rate - rate0,
-        delta_low=delta_low, delta_high=delta_high, delta_first=first, delta_second=second,
-        p_value=two_proportions(hits, n, hits0, n0),
-    )  # fmt: skip
-
-
-def matched_quality(rows: pd.DataFrame, baseline: pd.Series) -> dict[str, Any]:
-    """The effect of some arms at matched quality: of the acceptable ones, the one that moved most in the first half of
-    its sequences, with the change measured on its second half, so that choosing does not flatter it; nan if none is."""
-    usable = rows[rows["acceptable"] & rows["delta_first"].notna() & rows["delta_second"].notna()]
-    if usable.empty:
-        return {"delta": np.nan, "delta_low": np.nan, "delta_high": np.nan}
-    best = usable.iloc[int(usable["delta_first"].to_numpy().argmax())]
-    n, n0 = int(best["n_valid"] - best["n_half"]), int(baseline["n_valid"])
-    hits, hits0 = round((best["delta_second"] + best["baseline_rate"]) * n), round(best["baseline_rate"] * n0)
-    low, high = difference_interval(hits, n, hits0, n0)
     return {
-        **{str(k): v for k, v in best.items()},
-        "delta": best["delta_second"],
-        "delta_low": float(low),
-        "delta_high": float(high),
-    }
+        "rate": rate, "rate_low": low, "rate_high": high, "baseline_rate": rate0, "delta": rate - rate0,
+        "delta_low": delta_low, "delta_high": delta_high, "log_odds": odds, "log_odds_low": odds_low,
+        "log_odds_high": odds_high,
+    }  # fmt: skip
 
 
-KNOWN = {"f1": "test_f1", "r": "test_r", "output_score": "output_score", "decoder_alignment": "decoder_alignment"}
-"""What is known of a latent before it is steered -> its column in tested.parquet."""
+def _quality(arms: pd.DataFrame, baseline: pd.Series, bound: float) -> pd.DataFrame:
+    figures = ("log_likelihood", "log_likelihood_sd", "scored")
+    high = ratio_bound(*(arms[name] for name in figures), *(baseline[name] for name in figures))
+    return pd.DataFrame({
+        "perplexity": np.exp(-arms["log_likelihood"]),
+        "perplexity_ratio": np.exp(baseline["log_likelihood"] - arms["log_likelihood"]),
+        "perplexity_ratio_high": high,
+        "acceptable": (arms["valid"] >= COMPLETE) & (high <= bound) & (arms["unique"] >= DISTINCT * baseline["unique"]),
+    })  # fmt: skip
+
+
+class _Pool:
+    """Random arms of one kind, by length."""
+
+    def __init__(self, arms: pd.DataFrame, kind: str, baseline: pd.Series, targets: Sequence[str]) -> None:
+        random = arms[arms["kind"] == kind]
+        self._n = random["n_valid"].to_numpy(float)
+        self._arm, self._length = random["arm"].to_numpy(), random["length"].to_numpy()
+        self._hits = {target: random[f"hits:{target}"].to_numpy(float) for target in targets}
+        self._hits0 = {target: float(baseline[f"hits:{target}"]) for target in targets}
+        self._n0 = float(baseline["n_valid"])
+        self._nulls: dict[tuple[str, float, int], Null | None] = {}
+
+    def _there(self, length: float, without: int) -> np.ndarray:
+        return np.isclose(self._length, length) & (self._arm != without) & (self._n > 0)
+
+    def null(self, target: str, length: float, without: int = -1) -> Null | None:
+        """Of the arms of this length but one."""
+        key = (target, length, without)
+        if key not in self._nulls:
+            there = self._there(length, without)
+            self._nulls[key] = null_of(self._hits[target][there], self._n[there])
+        return self._nulls[key]
+
+    def place(self, target: str, length: float, log_odds: float) -> dict[str, float]:
+        """Where a log odds ratio lies among the arms', and how far those reach."""
+        there = self._there(length, -1)
+        if there.sum() < FEWEST:
+            return {"effect_sd": np.nan, "random_low": np.nan, "random_high": np.nan}
+        hits, n = self._hits[target][there], self._n[there]
+        odds = log_odds_ratio(hits, n, self._hits0[target], self._n0)[0]
+        change, sd = hits / n - self._hits0[target] / self._n0, odds.std(ddof=1)
+        place = float((log_odds - odds.mean()) / sd) if sd > 0 else np.nan
+        return {"effect_sd": place, "random_low": float(change.min()), "random_high": float(change.max())}
+
+
+def _judged(
+    arms: pd.DataFrame, pools: Mapping[str, _Pool], doses: pd.DataFrame, baseline: pd.Series, targets: Sequence[str],
+    bound: float,
+) -> pd.DataFrame:  # fmt: skip
+    """Confirmed arms of one unit. pools: random_direction; of an SAE also random_latent, and everyone, its layer's."""
+    table = _rates(arms.reset_index(drop=True), baseline, targets, bound)
+    sign = np.sign(table["length"]).to_numpy()
+    taken = doses[doses["chosen"]]
+    keys = zip(taken["concept"], taken["kind"], np.sign(taken["length"]), strict=True)
+    lengths = dict(zip(keys, taken["length"], strict=True))
+    rows = []
+    for row, side in zip(table.itertuples(), sign, strict=True):
+        latents = "random_latent" in pools and row.kind not in ("shuffled_sign", "random_direction")
+        name = "random_latent" if latents else "random_direction"
+        pool, random = pools[name], row.kind in RANDOM
+        same = pool.null(row.concept, row.length, int(row.arm) if random else -1)
+        p_length = beyond(same, row.hits, row.n_valid, side)
+        if random:
+            rows.append({"p_length": p_length, "p_value": p_length})
+            continue
+        length = lengths.get((row.concept, name, side))
+        p_tries = beyond(None if length is None else pool.null(row.concept, length), row.hits, row.n_valid, side)
+        common = pools["everyone"].null(row.concept, row.length) if latents else None
+        rows.append({
+            "p_length": p_length, "p_tries": p_tries, "p_value": float(np.max([p_length, p_tries])),  # nan where one is
+            "p_common": beyond(common, row.hits, row.n_valid, side),
+            "detectable": detectable(same, row.n_valid, row.baseline_rate, side),
+            **pool.place(row.concept, row.length, row.log_odds),
+        })  # fmt: skip
+    judged = ["p_length", "p_tries", "p_value", "p_common", "detectable", "effect_sd", "random_low", "random_high"]
+    table = pd.concat([table, pd.DataFrame(rows, index=table.index).reindex(columns=judged)], axis=1)
+    table["owner"] = "sae" if "random_latent" in pools else "layer"
+    table["q_value"] = _families(table)
+    moved = np.where(sign < 0, -table["log_odds_high"], table["log_odds_low"]) > 0
+    table["steerable"] = table["acceptable"] & (table["q_value"] < LEVEL) & moved
+    return table
+
+
+def _families(table: pd.DataFrame) -> pd.Series:
+    """q-values over each family; a latent's is the largest of its criteria's."""
+    q = pd.Series(np.nan, index=table.index)
+    for _, rows in families(table):
+        found = pd.Series(q_values(table.loc[rows, "p_value"].to_numpy(float)), index=rows)
+        q.loc[rows] = np.fmax(q.loc[rows], found)
+    return q
+
+
+def families(table: pd.DataFrame) -> list[tuple[str, pd.Index]]:
+    """(criterion or "", rows) of each family of one SAE's p-values: the latents of a criterion, each further kind made
+    of latents, and all directions that need no SAE; pushing up and pushing down apart. Random arms are in none."""
+    out = []
+    usable = table[~table["kind"].isin([*RANDOM, "none"])]
+    for _, side in usable.groupby(np.sign(usable["length"])):
+        latents = side[side["kind"] == "latent"]
+        reasons = latents["selected_by"].fillna("").str.split(";")
+        for criterion in dict.fromkeys(reasons.explode().dropna()):
+            out.append((str(criterion), latents.index[[criterion in why for why in reasons]]))
+        rest = side[side["kind"] != "latent"]
+        of = rest["kind"].where(rest["owner"] == "sae", "")
+        out += [("", part.index) for _, part in rest.groupby(of, sort=False)]
+    return out
+
+
+def _side_effects(arms: pd.DataFrame, baseline: pd.Series) -> pd.DataFrame:
+    arms = arms[~arms["kind"].isin(RANDOM)]
+    parts = []
+    for column in (c for c in arms.columns if c.startswith("hits:")):
+        hits, n = arms[column].to_numpy(float), arms["n_valid"].to_numpy(float)
+        hits0, n0 = float(baseline[column]), float(baseline["n_valid"])
+        table = arms[["arm", "kind", "latent", "length", "n_valid"]].assign(concept=column.removeprefix("hits:"))
+        parts.append(table.assign(**_changes(hits, n, hits0, n0), p_value=two_proportions(hits, n, hits0, n0)))
+    everything = pd.concat(parts, ignore_index=True)
+    return everything.assign(q_value=q_values(everything["p_value"].to_numpy(float)))

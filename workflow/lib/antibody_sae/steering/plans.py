@@ -1,10 +1,19 @@
-"""The arms of a steering evaluation: one intervention each, and how many sequences it writes."""
+"""Arms: one intervention each, and how many sequences are written under it. Nothing is written or measured here.
+
+There are two stages. *Exploration* tries every arm at every length with few sequences; from them the length of each
+target and kind of arm is chosen (`doses`). *Confirmation* writes fresh sequences under what was chosen, and every
+reported figure comes from those. All kinds go through both, the random ones too.
+
+A *kind* is what is pushed. Without an SAE: the layer's directions (difference_of_means, probe, rate_derivative and what
+else is handed over) and random_direction. With one: latent (chosen by a criterion), matched_latent, random_latent,
+shuffled_sign, and what else is handed over.
+"""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,97 +22,158 @@ from torch import Tensor
 
 from antibody_sae.activations import Store
 from antibody_sae.sae.model import SAE
-from antibody_sae.steering.candidates import ASSOCIATED, Associations, choose
-from antibody_sae.steering.directions import SUPERVISED, typical_length, unit
+from antibody_sae.steering.criteria import ASSOCIATED, Known
+from antibody_sae.steering.directions import typical_length
 
-PLAN = ("arm", "kind", "concept", "latent", "selected_by", "method", "strength", "norm", "n")
-
-
-def plan_controls(
-    known: Mapping[str, Tensor], targets: Sequence[str], settings: Mapping[str, Any], store: Store
-) -> tuple[pd.DataFrame, Tensor]:
-    """Arms that need no SAE: none, supervised directions, random directions; (plan, vectors [arms, d_model])."""
-    length = typical_length(store)
-    generator = torch.Generator().manual_seed(int(settings["seed"]))
-    rows: list[dict[str, Any]] = [{"kind": "none", "strength": 0.0, "n": settings["baseline"]}]
-    vectors = [torch.zeros(store.d_model)]
-    gaussian = unit(torch.randn(settings["random_latents"], store.d_model, generator=generator))
-    for share in settings["norms"]:
-        for kind in SUPERVISED:
-            for j, target in enumerate(targets):
-                rows.append({"kind": kind, "concept": target, "strength": np.nan})
-                vectors.append(share * length * unit(known[kind][j]))
-        for direction in gaussian:
-            rows.append({"kind": "random_direction", "strength": np.nan, "n": settings["random_n"]})
-            vectors.append(share * length * direction)
-    return _plan(rows, vectors, settings)
+COLUMNS = ("arm", "kind", "concept", "selected_by", "latent", "length", "strength", "norm", "n")
+"""concept, selected_by: what the arm was chosen for and by, in pairs joined by ";" (empty: every target); length: of
+the added vector, in root mean square lengths of the centred residual stream, negative where it suppresses; strength:
+the same in multiples of the latent's largest activation; norm: its length in raw units."""
+RANDOM = ("random_latent", "random_direction")
+FEWEST = 4
+"""Sequences of an explored arm at least."""
 
 
-def _plan(
-    rows: list[dict[str, Any]], vectors: list[Tensor], settings: Mapping[str, Any]
-) -> tuple[pd.DataFrame, Tensor]:
-    stacked = torch.stack(vectors)
-    plan = pd.DataFrame(rows).reindex(columns=list(PLAN))
-    plan["arm"] = np.arange(len(plan))
-    plan["method"] = plan["method"].astype("object").fillna("add")
-    plan["norm"] = stacked.norm(dim=1).numpy().astype(float)
-    plan["n"] = plan["n"].fillna(settings["n"]).astype("int64")
-    plan["latent"] = plan["latent"].astype("Int64")
+class Plan(NamedTuple):
+    """Arms and their vectors."""
+
+    table: pd.DataFrame
+    """COLUMNS, a row an arm."""
+    vectors: Tensor
+    """[arms, d_model], raw units."""
+
+
+class _Arms:
+    """Collects arms at every length of the settings."""
+
+    def __init__(self, settings: Mapping[str, Any], rms: float) -> None:
+        self.settings, self.rms = settings, rms
+        self.rows: list[dict[str, Any]] = []
+        self.vectors: list[Tensor] = []
+
+    def add(self, kind: str, direction: Tensor, tries: int = 1, unit: float = float("nan"), **about: Any) -> None:
+        """Arms along `direction`; `tries` arms of this kind share the sequences that choose a target's length; `unit`
+        is the norm of strength 1."""
+        n = max(FEWEST, -(-self.settings["explore_n"] // tries))
+        for length in self.settings["norms"]:
+            self.vectors.append(length * self.rms * direction / direction.norm().clamp(min=1e-12))
+            strength = length * self.rms / unit
+            self.rows.append({"kind": kind, "length": length, "strength": strength, "n": n, **about})
+
+    def plan(self) -> Plan:
+        table = pd.DataFrame(self.rows).reindex(columns=list(COLUMNS))
+        return _numbered(table, torch.stack(self.vectors))
+
+
+def _numbered(table: pd.DataFrame, vectors: Tensor) -> Plan:
+    table = table.assign(arm=np.arange(len(table)), norm=vectors.norm(dim=1).numpy().astype(float))
+    table = table.astype({"latent": "Int64", "n": "int64", "length": float, "strength": float})
     for column in ("concept", "selected_by"):
-        plan[column] = plan[column].astype("object")
-    return plan, stacked
+        table[column] = table[column].astype("object").where(table[column].notna(), None)
+    return Plan(table, vectors)
 
 
-def plan_sae(
-    sae: SAE, found: Associations, known: Mapping[str, Tensor], targets: Sequence[str], settings: Mapping[str, Any],
-    length: float, seed: int,
-) -> tuple[pd.DataFrame, Tensor]:  # fmt: skip
-    """An SAE's arms: candidates, random latents, matched latents, shuffled signs; (plan, vectors [arms, d_model]).
+def explore_layer(
+    directions: Mapping[str, Tensor], targets: Sequence[str], settings: Mapping[str, Any], store: Store
+) -> Plan:
+    """Exploration without an SAE: no steering, the directions ({kind: [targets, d_model]}), random directions."""
+    arms = _Arms(settings, typical_length(store))
+    arms.rows.append({"kind": "none", "length": 0.0, "n": settings["baseline"]})
+    arms.vectors.append(torch.zeros(store.d_model))
+    for kind, rows in directions.items():
+        for target, direction in zip(targets, rows, strict=True):
+            arms.add(kind, direction, concept=target)
+    generator = torch.Generator().manual_seed(int(settings["seed"]))
+    for direction in torch.randn(settings["random_latents"], store.d_model, generator=generator):
+        arms.add("random_direction", direction, settings["random_latents"])
+    return arms.plan()
 
-    `length` is the store's `typical_length`.
 
-    A latent chosen for several targets or by several criteria is steered once: its arm's `concept` and `selected_by`
-    are joined by ";" in pairs. `strength` is in multiples of the latent's largest activation in every arm of a latent;
-    `norm` is the length of the added vector (of a clamp: where the latent was inactive).
+def explore_sae(
+    sae: SAE,
+    known: Known,
+    chosen: Sequence[Sequence[tuple[str, int]]],
+    levers: Mapping[str, Tensor],
+    targets: Sequence[str],
+    settings: Mapping[str, Any],
+    rms: float,
+    seed: int,
+) -> Plan:
+    """Exploration of an SAE: candidates, matched latents, shuffled signs, random latents, and further `levers` ({kind:
+    [targets, d_model]}) made of its latents.
+
+    `chosen` are the (criterion, latent) pairs of each target; `rms` is the store's `typical_length`. A latent chosen
+    for several targets or by several criteria is one arm. Matched latents are as dense and as large as the target's
+    candidate and go with it least, as many as each criterion's `candidates`; shuffled signs turn that candidate's
+    direction.
     """
     rng = np.random.default_rng([seed, zlib.crc32(sae.config["architecture"].encode())])
-    chosen = choose(sae, found, known, settings["criteria"], settings["candidates"], seed)
+    arms = _Arms(settings, rms)
+    one = (sae.max_activation * sae.scale)[:, None] * sae.directions  # the vector of strength 1
+    size = one.norm(dim=1).numpy()
     wanted: dict[int, list[tuple[str, str]]] = {}
     for target, pairs in zip(targets, chosen, strict=True):
         for criterion, latent in pairs:
             wanted.setdefault(latent, []).append((target, criterion))
-    rows: list[dict[str, Any]] = []
-    vectors: list[Tensor] = []
-    one = (sae.max_activation * sae.scale)[:, None] * sae.directions  # the vector of strength 1
-
-    def add(kind: str, latent: int, strength: float, about: Mapping[str, Any], vector: Tensor | None = None) -> None:
-        rows.append({"kind": kind, "latent": latent, "strength": strength, **about})
-        vectors.append(strength * (one[latent] if vector is None else vector))
-
-    def at_norms(latent: int) -> list[float]:
-        return [share * length / float(one[latent].norm()) for share in settings["norms"]]
-
+    tries = len(settings["criteria"]) * settings["candidates"]
     for latent, reasons in wanted.items():
         names = {"concept": ";".join(t for t, _ in reasons), "selected_by": ";".join(c for _, c in reasons)}
-        for method in settings["methods"]:
-            for strength in settings["strengths"]:
-                add("latent", latent, strength, {**names, "method": method})
-        for strength in at_norms(latent):
-            add("latent", latent, strength, names)
-    density = sae.density.numpy()
-    others = np.array([i for i in np.flatnonzero(sae.max_activation.numpy() > 0) if i not in wanted])
+        arms.add("latent", one[latent], tries, size[latent], latent=latent, **names)
+    others = np.array([i for i in np.flatnonzero(known.alive) if i not in wanted])
     for latent in rng.permutation(others)[: settings["random_latents"]].tolist():
-        for strength in at_norms(latent):
-            add("random_latent", latent, strength, {"n": settings["random_n"]})
+        arms.add("random_latent", one[latent], settings["random_latents"], size[latent], latent=latent)
+    look = np.log([known.density + 1e-6, size + 1e-12])
     for j, (target, pairs) in enumerate(zip(targets, chosen, strict=True)):
-        latent = next((i for criterion, i in pairs if criterion == "output_score"), pairs[0][1])
-        r = np.abs(found.r[others, j])
+        if not pairs:
+            continue
+        like = pairs[0][1]
+        r = np.abs(np.nan_to_num(known.r[others, j]))
         unrelated = others[r <= max(ASSOCIATED / 2, np.quantile(r, 0.25))] if len(others) else others
-        look = np.log([density + 1e-6, one.norm(dim=1).numpy() + 1e-12])
-        for twin in unrelated[np.abs(look[:, unrelated] - look[:, [latent]]).sum(0).argsort()[:1]].tolist():
-            for strength in at_norms(twin):
-                add("matched_latent", twin, strength, {"concept": target})
+        near = np.abs(look[:, unrelated] - look[:, [like]]).sum(0).argsort(kind="stable")[: settings["candidates"]]
+        for twin in unrelated[near].tolist():
+            arms.add("matched_latent", one[twin], settings["candidates"], size[twin], latent=twin, concept=target)
         signs = torch.from_numpy(rng.choice([-1.0, 1.0], sae.d_model).astype(np.float32))
-        for strength in at_norms(latent):
-            add("shuffled_sign", latent, strength, {"concept": target}, signs * one[latent])
-    return _plan(rows, vectors, settings)
+        arms.add("shuffled_sign", signs * one[like], 1, size[like], latent=like, concept=target)
+    for kind, rows in levers.items():
+        for target, direction in zip(targets, rows, strict=True):
+            if direction.any():  # a lever that nothing could be made of
+                arms.add(kind, direction, concept=target)
+    return arms.plan()
+
+
+def pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a target and criterion of each arm that was chosen for some: columns row (its place in the table),
+    concept and criterion (None but for latents)."""
+    out = []
+    for row, (concepts, criteria) in enumerate(zip(table["concept"], table["selected_by"], strict=True)):
+        if isinstance(concepts, str):
+            names = concepts.split(";")
+            why: list[str | None] = [None] * len(names)
+            out += [
+                (row, *pair)
+                for pair in zip(names, criteria.split(";") if isinstance(criteria, str) else why, strict=True)
+            ]
+    return pd.DataFrame(out, columns=["row", "concept", "criterion"])
+
+
+def confirm(plan: Plan, doses: pd.DataFrame, settings: Mapping[str, Any]) -> Plan:
+    """Of the explored arms those at the length that was chosen for their target and kind, and the random arms at every
+    length that anything is confirmed at, so that nothing is compared with another length."""
+    table = plan.table
+    taken = doses[doses["chosen"]]
+    wanted = set(zip(taken["concept"], taken["kind"], taken["length"], strict=True))
+    found = pairs(table)
+    at = found["row"].to_numpy()
+    keys = zip(found["concept"], table["kind"].to_numpy()[at], table["length"].to_numpy()[at], strict=True)
+    found = found[[key in wanted for key in keys]]
+    names = found.groupby("row").agg(
+        concept=("concept", ";".join), selected_by=("criterion", lambda c: ";".join(c) if c.notna().all() else None)
+    )
+    random = table["kind"].isin(RANDOM) & table["length"].isin(set(taken["length"]))
+    keep = np.flatnonzero(random | table.index.isin(names.index))
+    out = table.iloc[keep].assign(
+        n=np.where(random.iloc[keep], settings["random_n"], settings["n"]),
+        concept=names["concept"].reindex(keep).to_numpy(),
+        selected_by=names["selected_by"].reindex(keep).to_numpy(),
+    )
+    return _numbered(out.reset_index(drop=True), plan.vectors[torch.from_numpy(keep)])

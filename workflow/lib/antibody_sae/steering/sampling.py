@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
-from antibody_sae import interventions
-from antibody_sae.interventions import Edit, Intervention, Where
+from antibody_sae.interventions import Edit, Intervention
 from antibody_sae.io import progress
 from antibody_sae.models.generation import BATCH, side_by_side
 from antibody_sae.numbering.anarci import split_chains
-from antibody_sae.sae.model import SAE
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel, Encoded
@@ -53,28 +50,20 @@ def generate(
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["arm", "row", "text", "ended"])
 
 
-def to_interventions(plan: pd.DataFrame, vectors: Tensor, where: Where, sae: SAE | None = None) -> list[Intervention]:
-    """The interventions of a plan's arms, in order."""
-    out = []
-    columns = (plan["method"], plan["latent"], plan["strength"], vectors)
-    for method, latent, strength, vector in zip(*columns, strict=True):
-        if method == "clamp":
-            assert sae is not None, "clamp arms need their SAE"
-            out.append(interventions.clamp(sae, {int(latent): float(strength)}, where))
-        else:
-            out.append(Intervention(vector=vector, where=where))
-    return out
-
-
 def log_likelihoods(
-    model: AntibodyModel, table: pd.DataFrame, writing: Mapping[str, Any], species: Sequence[str], most: int
-) -> np.ndarray:
-    """[rows] mean log-likelihood (nats a residue) under the unsteered model of each arm's first `most` sequences.
+    model: AntibodyModel, table: pd.DataFrame, writing: Mapping[str, Any], species: Sequence[str], most: int,
+    whole: Collection[int] = (),
+) -> np.ndarray:  # fmt: skip
+    """[rows] mean log-likelihood (nats a residue) under the unsteered model of each arm's first `most` sequences, and
+    of all sequences of the arms in `whole`.
 
     It is nan for the others and for texts without residues. Pairs count both chains, by residues.
     """
     value = np.full(len(table), np.nan)
-    rows = np.flatnonzero((table["row"] < most).to_numpy() & (table["text"].str.len() > 0).to_numpy())
+    wanted = (table["row"] < most).to_numpy()
+    if whole:
+        wanted = wanted | table["arm"].isin(whole).to_numpy()
+    rows = np.flatnonzero(wanted & (table["text"].str.len() > 0).to_numpy())
     passages: list[Encoded] = []
     owners: list[int] = []
     for i, (heavy, light) in zip(

@@ -32,6 +32,43 @@ class Panel:
     targets: list[str]
 
 
+PREVALENCE = (0.05, 0.5)
+"""Share of the antibodies that a target chosen by the rule has."""
+NEAREST = 0.25
+"""Share that it has as nearly as its group allows."""
+
+
+def automatic(labels: Labels, side: str) -> dict[str, float]:
+    """{target: prevalence} by the protocol's rule, of the heavy or light chain (`side` "H" or "L").
+
+    Of each group of concepts that exclude each other (V families, J genes, bins of CDR3 length, net charge, hydropathy
+    and V identity, motifs, residues at a position of CDR3, and of the rest) the value that is nearest to NEAREST, if
+    it lies within PREVALENCE. Raises InputError where no group has one.
+    """
+    genes, ends = (("IGH",), "H") if side == "H" else (("IGK", "IGL"), "L")
+    best: dict[str, tuple[float, str]] = {}
+    shares: dict[str, float] = {}
+    for name in [*labels.antibody_names, *labels.residue_names]:
+        group, _, value = name.partition("=")
+        if group in ("v-family", "j-gene"):
+            mine = value.startswith(genes)
+        elif group in ("cdr3-length", "cdr3-charge", "cdr3-hydropathy", "v-identity", "position"):
+            mine = value.startswith(ends)
+        else:
+            mine = group == "motif"
+        if not mine:
+            continue
+        if group == "position":
+            number = int("".join(filter(str.isdigit, value.partition(":")[0])))
+            group = "position in CDR3" if 105 <= number <= 117 else "position outside"
+        shares[name] = float(labels.having(name).mean())
+        if PREVALENCE[0] <= shares[name] <= PREVALENCE[1]:
+            best[group] = min(best.get(group, (1.0, "")), (abs(shares[name] - NEAREST), name))
+    if not best:
+        raise InputError("steering.targets: auto finds no concept that 5 to 50 % of the antibodies have; name some")
+    return {name: shares[name] for _, name in best.values()}
+
+
 def panel(labels: Labels, targets: Sequence[str]) -> Panel:
     """At most PANEL antibodies, evenly spaced. Raises InputError for a target that no antibody, or every one, has."""
     known = [*labels.antibody_names, *labels.residue_names]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from antibody_sae.report.charts.base import FAINT, GREY, INK, PAPER, Palette, base_chart, sized
 
-DASHES = {"difference_of_means": [6, 3], "probe": [2, 3], "rate_gradient": [8, 3, 2, 3]}
+DASHES = {"difference_of_means": [6, 3], "probe": [2, 3], "rate_derivative": [8, 3, 2, 3], "trained": [10, 2]}
 """Supervised directions -> dashes of their lines."""
 Z = 1.959964
 """Of a 95% interval."""
@@ -222,7 +222,7 @@ def mapping_scatter(table: pd.DataFrame, palette: Palette, x: str, x_title: str)
 
 
 def side_effects(table: pd.DataFrame) -> Any:
-    """What else moved: rows `arm`, columns `label`, colour by change (points of a share)."""
+    """Off-target effects: rows `arm`, columns `label`, colour by change (points of a share)."""
     top = float(table["delta"].abs().max() or 1)
     return sized(
         base_chart(table)

@@ -56,7 +56,7 @@ def curves(
 
 
 def prefixes(table: pd.DataFrame, palette: Palette) -> Any:
-    """Explained variance (held out) when only the first l latents may speak; columns sae, seed, prefix, explained."""
+    """Explained variance (held out) by the first l latents alone; columns sae, seed, prefix, explained."""
     return sized(
         base_chart(table)
         .mark_line(strokeWidth=1.8, point=alt.OverlayMarkDef(size=36, filled=True))

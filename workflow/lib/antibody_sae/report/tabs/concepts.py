@@ -136,8 +136,8 @@ def _patterns(run: Run, palette: Palette, picks: list[Pick]) -> Section:
         pick = {"layer": str(layer)}
         own = counted[counted["layer"] == layer] if len(counted) else counted
         if len(own):
-            chart = concepts.bars(own, palette, "share", "interpretable share of living latents", ".1%")
-            about = "Share of the living latents, per SAE."
+            chart = concepts.bars(own, palette, "share", "interpretable share of non-dead latents", ".1%")
+            about = "Share of the non-dead latents, per SAE."
             section.figures.append(
                 Figure(f"interpretable-layer{layer}", "Interpretable latents", about, chart, own, pick)
             )
@@ -167,6 +167,6 @@ def _spread(
     for key, share in {"q10": 0.1, "q25": 0.25, "median": 0.5, "q75": 0.75, "q90": 0.9}.items():
         found[key] = [table[measure].quantile(share) for _, table in grouped(values, "sae")]
     data = pd.DataFrame(found)
-    about = "Median over the living latents (mark), middle half (bar), 10 to 90% (line)."
+    about = "Median over the non-dead latents (mark), middle half (bar), 10 to 90% (line)."
     chart = concepts.spread(data, palette, axis, log)
     return Figure(f"complexity-{measure}-layer{pick['layer']}", name, about, chart, data, pick)

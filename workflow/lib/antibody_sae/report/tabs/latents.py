@@ -1,4 +1,4 @@
-"""What the report's page knows of each latent: a row in the list of latents, and a record for the latent's own page."""
+"""What the report's page shows of each latent: a row in the list of latents, and a record for the latent's own page."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.report.charts import training as figures_training
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.costs import costs
-from antibody_sae.report.findings import joined, points
+from antibody_sae.report.findings import interval, joined, points
 from antibody_sae.report.page import Column, Section, Table, columns
 from antibody_sae.report.run import Run, title
 from antibody_sae.report.tabs import steering as report_steering
@@ -59,8 +59,8 @@ def overview(run: Run, summary: Mapping[str, Any], palette: Palette) -> list[Sec
     sections = [
         Section(
             "The SAEs side by side",
-            "Association and control of the best latents. Changes are in percentage points of the share of written "
-            "sequences with the concept, measured on sequences that did not choose the latent, with 95% intervals.",
+            "Association and control of the latents with the best F1. Changes are in percentage points of the share of "
+            "written sequences with the concept, on fresh sequences that chose nothing, with 95% intervals.",
             figures=[f for f in report_steering.effects(run, palette) if f.pick["layer"] == str(first)],
             tables=[_sae_table(summary)],
         ),
@@ -80,13 +80,11 @@ def overview(run: Run, summary: Mapping[str, Any], palette: Palette) -> list[Sec
 def _sae_table(summary: Mapping[str, Any]) -> Table:
     found = []
     for sae in summary["saes"]:
-        row, arm = dict(sae), sae.get("largest_change")
-        if arm:
-            interval = f"[{points(arm['delta_low'])}, {points(arm['delta_high'])}]"
-            row["change"] = 100 * arm["delta"]
-            row["change_note"] = f"{concept_label(arm['concept'])}, latent {arm['latent']} {interval}"
-            if arm["random_low"] is not None:
-                row["control"], row["control_note"] = 100 * arm["random_high"], f"lowest {points(arm['random_low'])}"
+        row, change = dict(sae), sae.get("change")
+        if change:
+            row["mean_change"] = 100 * change["mean"]
+            row["mean_change_note"] = interval(change, 100, "+.0f")
+            row["control"], row["control_note"] = 100 * change["random_high"], f"lowest {points(change['random_low'])}"
         for target, best in (sae.get("best_f1") or {}).items():
             row[target], row[f"{target}_note"] = best["f1"], f"latent {best['latent']}"
         found.append(row)
@@ -99,9 +97,9 @@ def _sae_table(summary: Mapping[str, Any]) -> Table:
     )
     shown += [Column(t, f"F1 {concept_label(t)}", ".2f", "best latent, test antibodies") for t in summary["targets"]]
     shown += columns(
-        "change|largest change, points|+.0f|95% interval in brackets",
-        "control|random latents, highest|+.0f|the same target, moved by random latents",
-        "steerable_targets|steerable targets|d",
+        "steerable_targets|targets steered by their best F1|d",
+        "mean_change|their mean change, points|+.0f|95% interval over targets in brackets",
+        "control|random latents, highest|+.0f|mean over the same targets, of random latents of the same length",
     )
     return Table("SAEs", shown, pd.DataFrame(found), csv="../tables/saes.csv")
 

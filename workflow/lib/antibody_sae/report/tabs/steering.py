@@ -9,24 +9,14 @@ import numpy as np
 import pandas as pd
 
 from antibody_sae.concepts.catalogue import concept_label
-from antibody_sae.io import read_json
 from antibody_sae.report.charts import logos
 from antibody_sae.report.charts import steering as figures
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.page import Pick, Section, Table, columns
-from antibody_sae.report.run import CONTROLS, CRITERIA, Run, grouped, rows
+from antibody_sae.report.run import CONTROLS, Run, grouped, kind_label, rows
+from antibody_sae.steering.criteria import CRITERIA
 
-SHORT = {
-    "f1": "F1",
-    "r": "r",
-    "output_score": "output",
-    "decoder_alignment": "aligned",
-    "earliest": "early",
-    "shuffled_index": "shuffled",
-}
-"""Ways of choosing a latent, as they stand beside a line."""
-INDEX = "earliest (TopK: shuffled) index"
 LENGTH = "length of the added vector, rms lengths"
 """In units of the root mean square length of the layer's centred activations."""
 MOST_MOVED = 30
@@ -42,7 +32,7 @@ def sections(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Section]
     targets = list(dict.fromkeys(steered["concept"]))
     both = [Pick("target", "Target", [(target, concept_label(target)) for target in targets]), *layer]
     parts = [
-        Section("Who steers", figures=[*effects(run, palette), *_steerable(run, palette)], picks=layer),
+        Section("Steering by target", figures=[*effects(run, palette), *_steerable(run, palette)], picks=layer),
         Section(
             "Which way of choosing finds a latent that steers",
             "Every criterion had the same number of tries. Grey: the range over random latents; open diamond: "
@@ -66,12 +56,12 @@ def sections(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Section]
             figures=_mapping(steered, palette),
             picks=layer,
         ),
-        Section("What else moves", figures=_side_effects(run), picks=layer),
+        Section("Off-target effects", figures=_side_effects(run), picks=layer),
         Section("Quality of what was written", figures=_quality(run, steered, palette), picks=layer),
         Section(
             "What is written, residue by residue",
-            "CDR-H3 and FR4 of the sequences written under each SAE's strongest arm, beside no steering. Letter height "
-            "in bits.",
+            "CDR-H3 and FR4 of the sequences written under each SAE's latent with the best F1, beside no steering. "
+            "Letter height in bits.",
             figures=list(_logos(run)),
             picks=both,
         ),
@@ -81,34 +71,19 @@ def sections(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Section]
 
 
 def arms(run: Run) -> pd.DataFrame:
-    """Steering arms by target, with two columns more.
-
-    length: of the added vector, in rms lengths of the layer's activations, negative where it suppresses; for a clamp,
-    of the same strength added. arm_label: the latent and why it was chosen.
-    """
+    """Steering arms by target, explored and confirmed, with arm_label: the latent and why it was chosen."""
     table = run.effects
     if not len(table):
         return table
-    rms = {}
-    for layer in run.config["activations"]["layers"]:
-        manifest = read_json(run.folder / "activations" / f"layer{layer}" / "manifest.json")
-        rms[layer] = manifest["scale"] * manifest["d_model"] ** 0.5
-    unit = (table["norm"] / table["strength"].abs()).where(table["strength"] != 0)
-    unit = unit.groupby([table[k] for k in ("layer", "sae", "seed", "kind", "latent")], dropna=False).transform(
-        "median"
-    )
-    norm = table["norm"].fillna(unit * table["strength"].abs())
-    sign = np.where(table["strength"].fillna(1) < 0, -1, 1)
-    table = table.assign(length=norm / table["layer"].map(rms) * sign)
     return table.assign(arm_label=[_arm_label(run, row) for row in rows(table)])
 
 
 def _arm_label(run: Run, arm: Any) -> str:
     if arm.kind != "latent":
-        return CONTROLS.get(arm.kind, arm.kind.replace("_", " "))
+        return kind_label(arm.kind)
     chosen = arm.selected_by.split(";") if isinstance(arm.selected_by, str) else []
-    why = f" ({', '.join(SHORT.get(c, c) for c in chosen)})" if chosen else ""
-    return f"{int(arm.latent)}{f' seed {arm.seed}' * run.many_seeds}{' clamped' * (arm.method == 'clamp')}{why}"
+    why = f" ({', '.join(CRITERIA[c].short for c in chosen)})" if chosen else ""
+    return f"{int(arm.latent)}{f' seed {arm.seed}' * run.many_seeds}{why}"
 
 
 def slug(text: str) -> str:
@@ -118,26 +93,28 @@ def slug(text: str) -> str:
 
 
 def effects(run: Run, palette: Palette) -> list[Figure | Logo]:
-    """Largest change of each target, by SAE; one picture a layer."""
+    """Change of each target by the latent with the best F1, by SAE; one picture a layer."""
     about = (
-        "By the steered latent that moved it most among those of acceptable quality (95% interval); grey: the range "
-        "over random latents; open diamond: difference of means, the supervised direction."
+        "By the latent with the best F1, at the length that exploration chose, on fresh sequences (95% interval); "
+        "grey: the range over random latents of that length; open diamond: difference of means."
     )
     if run.many_seeds:
         about += " A lane each seed."
     pictures: list[Figure | Logo] = []
-    table = run.strongest
+    table = run.best_f1
     for layer, own in grouped(table[table["delta"].notna()] if len(table) else table, "layer"):
         data = _dots(run, own.assign(label=own["concept"].map(concept_label)), layer)
         chart = figures.effect_dots(data, palette, "label", "change of the concept's share")
         pick = {"layer": str(layer)}
-        pictures.append(Figure(f"effects-layer{layer}", "Largest change of each target", about, chart, data, pick))
+        pictures.append(
+            Figure(f"effects-layer{layer}", "Change by the latent with the best F1", about, chart, data, pick)
+        )
     return pictures
 
 
 def _dots(run: Run, table: pd.DataFrame, layer: int) -> pd.DataFrame:
     """What effect_dots draws: the rows' changes beside the difference of means of the layer."""
-    means = run.criteria[(run.criteria["selected_by"] == "difference_of_means") & (run.criteria["layer"] == layer)]
+    means = run.criteria[(run.criteria["kind"] == "difference_of_means") & (run.criteria["layer"] == layer)]
     direction = means.groupby("concept")["delta"].max()
     kept = [
         "sae",
@@ -158,9 +135,9 @@ def _dots(run: Run, table: pd.DataFrame, layer: int) -> pd.DataFrame:
 
 def _by_criterion(run: Run) -> pd.DataFrame:
     """Effects of latents chosen by a criterion, `criterion` in words and in the order of CRITERIA."""
-    names = {**CRITERIA, "earliest": INDEX, "shuffled_index": INDEX}
-    table = run.criteria[run.criteria["selected_by"].isin(CRITERIA)]
-    order = {name: i for i, name in enumerate(dict.fromkeys(names.values()))}
+    names = {name: criterion.title for name, criterion in CRITERIA.items()}
+    table = run.criteria[run.criteria["selected_by"].isin(names) & (run.criteria["length"] > 0)]
+    order = {name: i for i, name in enumerate(names.values())}
     table = table.assign(criterion=table["selected_by"].map(names))
     return table.sort_values("criterion", key=lambda column: column.map(order), kind="stable")
 
@@ -168,7 +145,7 @@ def _by_criterion(run: Run) -> pd.DataFrame:
 def _steerable(run: Run, palette: Palette) -> list[Figure | Logo]:
     about = (
         "Share of targets (and seeds) for which the criterion's latent is steerable: beyond random latents of its "
-        "length (q < 0.05), at least 95% numberable, perplexity within the bound. Wilson 95% intervals."
+        "length (q < 0.05), of acceptable quality, the interval of its log odds ratio above 0. Wilson 95% intervals."
     )
     pictures: list[Figure | Logo] = []
     for layer, own in grouped(_by_criterion(run), "layer"):
@@ -182,7 +159,7 @@ def _steerable(run: Run, palette: Palette) -> list[Figure | Logo]:
 
 def _criteria(run: Run, palette: Palette) -> list[Figure | Logo]:
     about = (
-        "The arm of acceptable quality that moved the concept most, on sequences that did not choose it; 95% interval."
+        "The latent that the criterion chose, at the length that exploration chose, on fresh sequences; 95% interval."
     )
     table = _by_criterion(run)
     pictures: list[Figure | Logo] = []
@@ -201,14 +178,14 @@ def _dose(steered: pd.DataFrame, palette: Palette) -> list[Figure | Logo]:
         "kind",
         "latent",
         "selected_by",
-        "method",
+        "stage",
         "strength",
         "length",
         "rate",
         "rate_low",
         "rate_high",
     ]
-    kept += ["valid", "acceptable", "perplexity", "n", "q_value", "q_control"]
+    kept += ["valid", "acceptable", "perplexity", "n", "q_value"]
     kinds = ["latent", "random_latent", "random_direction", *figures.DASHES]
     drawn = steered[steered["kind"].isin(kinds) & steered["length"].notna() & steered["rate"].notna()]
     pictures: list[Figure | Logo] = []
@@ -229,15 +206,15 @@ def _mapping(steered: pd.DataFrame, palette: Palette) -> list[Figure | Logo]:
     known = {
         "f1": ("F1", "F1 with the target, test antibodies"),
         "r": ("|r|", "|r| with the target, test antibodies"),
-        "output_score": ("Output score", "output score: derivative of the target's rate along the latent"),
+        "rate_derivative": ("Rate derivative", "derivative of the target's rate along the latent"),
     }
     kept = ["sae", "seed", "concept", "latent", "kind", "selected_by", *known, "delta", "delta_low", "delta_high"]
-    table = steered[steered["kind"].isin(["latent", "random_latent"]) & (steered["method"] == "add")]
+    table = steered[steered["kind"].isin(["latent", "random_latent"]) & (steered["stage"] == "confirm")]
     pictures: list[Figure | Logo] = []
     for layer, own in grouped(table[table["f1"].notna()], "layer"):
-        shared = own.loc[own["kind"] == "random_latent", "length"]
-        if len(shared):  # the length that all latents were pushed by
-            own = own[np.isclose(own["length"], shared.max(), rtol=1e-2)]
+        shared = own[own["kind"] == "latent"].groupby(["sae", "seed", "concept"])["length"].max().rename("at")
+        own = own.merge(shared, on=["sae", "seed", "concept"])  # the length that a target's latents were pushed by
+        own = own[np.isclose(own["length"], own["at"])]
         data = own.drop_duplicates(["sae", "seed", "concept", "latent"])[kept]
         data = data.rename(columns={"delta_low": "low", "delta_high": "high"})
         data = data.assign(r=data["r"].abs(), label=data["concept"].map(concept_label))
@@ -249,27 +226,24 @@ def _mapping(steered: pd.DataFrame, palette: Palette) -> list[Figure | Logo]:
     return pictures
 
 
-def _strongest_arms(run: Run) -> pd.DataFrame:
-    """The arm (its number in outcomes.parquet) behind each row of `Run.strongest`."""
-    if not len(run.strongest) or not len(run.effects):
-        return pd.DataFrame()
-    keys = ["layer", "sae", "seed", "concept", "latent", "method", "strength"]
-    chosen = run.strongest[run.strongest["latent"].notna()][keys].astype({"latent": "int64"})
-    own = run.effects[run.effects["kind"] == "latent"].astype({"latent": "int64", "strength": float})
-    merged = chosen.assign(strength=chosen["strength"].round(6)).merge(
-        own.assign(strength=own["strength"].round(6)), on=keys
-    )
-    return merged.drop_duplicates(["layer", "sae", "seed", "concept"])
+def _best_f1_arms(run: Run) -> pd.DataFrame:
+    """The arm (its number in the confirmed outcomes.parquet) behind each row of `Run.best_f1`."""
+    table = run.effects
+    if not len(table):
+        return table
+    mine = (table["kind"] == "latent") & (table["stage"] == "confirm") & (table["length"] > 0)
+    by_f1 = table["selected_by"].fillna("").str.split(";").map(lambda why: "f1" in why)
+    return table[mine & by_f1].astype({"latent": "int64"}).drop_duplicates(["layer", "sae", "seed", "concept"])
 
 
 def _side_effects(run: Run) -> list[Figure | Logo]:
-    side = run.of_saes("steering/{}/side_effects.parquet", ["arm", "owner", "concept", "delta", "q_value"])
-    best = _strongest_arms(run)
+    side = run.of_saes("steering/{}/side_effects.parquet", ["arm", "concept", "delta", "q_value"])
+    best = _best_f1_arms(run)
     if not len(side) or not len(best):
         return []
     keys = ["layer", "sae", "seed", "arm"]
     chosen = best[[*keys, "concept", "latent"]].rename(columns={"concept": "target"})
-    merged = side[side["owner"] == "sae"].merge(chosen, on=keys)
+    merged = side.merge(chosen, on=keys)
     merged["row"] = [
         f"{row.sae}{f' seed {row.seed}' * run.many_seeds} {row.latent} → {concept_label(row.target)}"
         for row in rows(merged)
@@ -283,13 +257,13 @@ def _side_effects(run: Run) -> list[Figure | Logo]:
         data = data[["arm", "target", "concept", "label", "delta", "q_value"]]
         chart = figures.side_effects(data)
         pick = {"layer": str(layer)}
-        name = "Side effects of the strongest arms"
+        name = "Side effects of the latents with the best F1"
         pictures.append(Figure(f"side-effects-layer{layer}", name, about, chart, data, pick))
     return pictures
 
 
 def _quality(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Figure | Logo]:
-    table = steered[(steered["kind"] == "latent") & steered["length"].notna()]
+    table = steered[(steered["kind"] == "latent") & (steered["stage"] == "confirm")]
     table = table.drop_duplicates(["layer", "sae", "seed", "arm"])
     bound = run.config["steering"]["perplexity_bound"]
     pictures: list[Figure | Logo] = []
@@ -315,15 +289,15 @@ def _quality(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Figure |
 
 def _logos(run: Run) -> Iterator[Logo]:
     needed = ["arm", "valid", "cdr3", "fr4"]
-    for layer, own in grouped(_strongest_arms(run), "layer"):
-        plan = run.table(f"steering/layer{layer}/controls/plan.parquet", ["arm", "kind"])
-        control = run.table(f"steering/layer{layer}/controls/outcomes.parquet", needed)
+    for layer, own in grouped(_best_f1_arms(run), "layer"):
+        plan = run.table(f"steering/layer{layer}/controls/explore/plan.parquet", ["arm", "kind"])
+        control = run.table(f"steering/layer{layer}/controls/explore/outcomes.parquet", needed)
         if not len(control) or not len(plan):
             continue
         none = control[control["arm"].isin(plan.loc[plan["kind"] == "none", "arm"])]
         yield _logo(none, f"logo-none-layer{layer}", "No steering", {"layer": str(layer)})
         for sae in (s for s in run.saes if s.layer == layer):
-            written = run.table(f"steering/{sae.folder}/outcomes.parquet", needed)
+            written = run.table(f"steering/{sae.folder}/confirm/outcomes.parquet", needed)
             for arm in rows(own[(own["sae"] == sae.title) & (own["seed"] == sae.seed)]):
                 name = f"{run.title(sae)} latent {arm.latent}, pushed toward {concept_label(arm.concept)}"
                 pick = {"layer": str(layer), "target": arm.concept}
@@ -349,23 +323,26 @@ def _tables(run: Run) -> list[Table]:
         shown = columns(
             *which, "baseline_rate|no steering|.1%", "best_f1|best F1|.2f", "best_f1_latent|its latent|.0f",
             "best_f1_delta|its change|+.1%", "best_r|best r|.2f", "best_r_latent|its latent|.0f",
-            "best_r_delta|its change|+.1%", "steered_latent|strongest latent|.0f", "steered_delta|its change|+.1%",
-            "steered_delta_low|from|+.1%", "steered_delta_high|to|+.1%", "steerable|steerable",
+            "best_r_delta|its change|+.1%", "best_f1_delta_low|best F1's from|+.1%", "best_f1_delta_high|to|+.1%",
+            "steerable|best F1 steers", "steerable_by|steered by",
             "random_low|random latents from|+.1%", "random_high|to|+.1%",
             *(f"{kind}_delta|{name}|+.1%" for kind, name in CONTROLS.items() if f"{kind}_delta" in mapping),
         )  # fmt: skip
+        mapping = mapping.assign(steerable=mapping.get("best_f1_steerable"))
         tables.append(
             Table("Mapping against steering", shown, readable(mapping), csv="../tables/mapping_vs_steering.csv")
         )
     if len(criteria):
-        names = {**CRITERIA, **CONTROLS, "any": "any steered latent"}
+        names = {name: criterion.title for name, criterion in CRITERIA.items()}
         shown = columns(
             *which, "why|chosen by", "latent|latent|.0f", "f1|F1|.2f", "r|r|.2f",
-            "strength|strength|.2g|multiples of the latent's largest activation", "norm|length|.2g|raw units",
-            "delta|change|+.1%", "delta_low|from|+.1%", "delta_high|to|+.1%", "valid|numberable|.1%",
-            "perplexity|perplexity|.2f", "steerable|steerable",
+            "strength|strength|.2g|multiples of the latent's largest activation", "length|length|.2g|rms lengths",
+            "delta|change|+.1%", "delta_low|from|+.1%", "delta_high|to|+.1%", "log_odds|log odds ratio|+.2f",
+            "effect_sd|in sd of random arms|+.1f", "detectable|change found with 80% power|+.1%", "q_value|q|.2g",
+            "valid|numberable|.1%", "perplexity|perplexity|.2f", "steerable|steerable",
         )  # fmt: skip
-        table = readable(criteria).assign(why=criteria["selected_by"].map(names))
+        why = criteria["selected_by"].map(names).fillna(criteria["kind"].map(kind_label))
+        table = readable(criteria).assign(why=why)
         tables.append(
             Table("Every criterion and control", shown, table, csv="../tables/steering_by_criterion.csv", folded=True)
         )
