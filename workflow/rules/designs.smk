@@ -26,17 +26,8 @@ rule design_natural:
         mem_mb=memory(2000, 3),
         runtime=minutes(60),
     params:
-        sequences=pick(
-            "sequences",
-            "chains",
-            "species",
-            "format",
-            "columns",
-            "metadata",
-            "pair_pattern",
-            "min_length",
-            "max_length",
-        ),
+        paths=lambda wildcards, input: list(input),
+        sequences=READING,
         species=config["numbering"]["species"],
         code=code("read_sequences.py"),
     script:

@@ -30,6 +30,21 @@ def untracked_files(wildcards):
     return sorted(f"{path} {os.stat(path).st_size} {os.stat(path).st_mtime_ns}" for path in others)
 
 
+READING = pick(
+    "sequences",
+    "chains",
+    "species",
+    "format",
+    "columns",
+    "metadata",
+    "pair_pattern",
+    "join",
+    "translate",
+    "min_length",
+    "max_length",
+)  # what reading a file depends on
+
+
 if GENERATE:
 
     rule generate:
@@ -79,19 +94,7 @@ else:
         params:
             paths=chunk_files,
             untracked=untracked_files,
-            sequences=pick(
-                "sequences",
-                "chains",
-                "species",
-                "format",
-                "columns",
-                "metadata",
-                "pair_pattern",
-                "join",
-                "translate",
-                "min_length",
-                "max_length",
-            ),
+            sequences=READING,
             species=config["numbering"]["species"],
             code=code("read_sequences.py"),
         script:
