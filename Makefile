@@ -9,7 +9,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.venv/cache
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) --profile workflow/profiles/default $(if $(CONFIG),--configfile "$(CONFIG)")
 
-.PHONY: run test test-slow setup oracles lock clean
+.PHONY: run test test-avx2 test-slow setup oracles lock clean
 
 run: .venv/.runtime
 	@$(SNAKEMAKE) --quiet rules host reason
@@ -28,6 +28,12 @@ test: .venv/.dev
 	.venv/bin/snakemake --lint
 	.venv/bin/pytest -m "not slow" -n $(CORES) --dist worksteal -q tests --ignore tests/workflow
 	.venv/bin/pytest -m "not slow" -q tests/workflow
+
+# The same as on a processor that knows no bfloat16 and no AVX-512, whatever this one knows.
+test-avx2: export ATEN_CPU_CAPABILITY := avx2
+test-avx2: export ONEDNN_MAX_CPU_ISA := AVX2
+test-avx2: export NUMBA_CPU_NAME := haswell
+test-avx2: test
 
 test-slow: .venv/.dev
 	.venv/bin/pytest -m slow -q -rs --durations=10 $(SLOW)

@@ -59,6 +59,7 @@ def make(folder: Path, config: dict[str, Any], antibodies: int = 40, steered: bo
     ids = _sequences(folder, antibodies, rng)
     for layer in config["activations"]["layers"]:
         about = {"model": "iglm", "revision": "0.1.0", "weights_sha256": "0" * 64, "tokenizer_sha256": "1" * 64}
+        about["model_dtype"] = "float32"
         write_json(
             {**about, "layer": layer, "d_model": 16, "scale": 0.6, "n": 1000},
             folder / f"activations/layer{layer}/manifest.json",
@@ -117,6 +118,8 @@ def _sequences(folder: Path, n: int, rng: np.random.Generator) -> list[str]:
         [{"antibody_id": "broken", "side": "heavy", "status": "no domain found", "first_residue_id": -1, "length": 10}]
     )
     write_parquet(pd.concat([chains, failed], ignore_index=True), folder / "numbering/chains.parquet")
+    checked = {"truncated": 8, "truncated_start": 7, "truncated_end": 1, "misplaced": 1, "low_identity": 2}
+    write_json({"chains": n + 1, "numbered": n, **checked}, folder / "numbering/summary.json")
     write_json({"read": n + 3, "accepted": n + 1, "rejected": {"stop codon": 2}}, folder / "sequences/summary.json")
     split = ["train"] * (n - 10) + ["validation"] * 5 + ["test"] * 5
     write_parquet(
@@ -255,6 +258,7 @@ def _explored(rows: list[dict[str, Any]]) -> plans.Plan:
 
 
 LENGTHS = (0.2, 0.3)
+SIZES = (1, 8)
 CONFIRMED = {"n": 200, "random_n": 60}
 
 
@@ -270,9 +274,39 @@ def _outcomes(plan: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
                     "valid": i > 0,
                     "cdr3": loop if i else None,
                     "fr4": "WGQGTLVTVSS" if i else None,
+                    "heavy": f"EVQLVESGG{loop}WGQGTLVTVSS",
+                    "light": None,
+                    **{target: bool(i > 0 and rng.random() < 0.5) for target in TARGETS},
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _levers(folder: Path, units: list[str], rng: np.random.Generator) -> None:
+    """What training the levers leaves, in the columns of `control_map`, `trained` and `sparse`."""
+    regions = [f"H-{region}" for region in REGIONS]
+    cells = [(target, layer, region) for target in TARGETS for layer in range(1, 5) for region in regions]
+    found = pd.DataFrame(cells, columns=["concept", "layer", "region"])
+    falls = found["layer"] * (1 + found["region"].map(regions.index))
+    write_parquet(
+        found.assign(derivative=1 / falls + 0.02 * rng.random(len(found)), noise=0.01),
+        folder / "levers/control_map.parquet",
+    )
+    known = found[found["layer"] == 1].drop(columns="layer").assign(n=400.0, calibration=0.02)
+    known["explained"] = np.linspace(-0.01, 0.95, len(regions)).tolist() * len(TARGETS)
+    write_parquet(known, folder / "levers/reliability.parquet")
+    rounds = [
+        {"concept": target, "round": i, "norm": 0.2, "rate": 0.3 + 0.1 * i, "valid": 0.99, "perplexity_ratio": 1.05,
+         "accepted": i < 2}
+        for target in TARGETS for i in range(3)
+    ]  # fmt: skip
+    write_parquet(pd.DataFrame(rounds), folder / "levers/training.parquet")
+    for unit in units:
+        few = [
+            {"concept": target, "m": m, "latent": j, "weight": 1 / (1 + j), "cosine": 0.2 + 0.05 * m}
+            for target in TARGETS for m in SIZES for j in range(m)
+        ]  # fmt: skip
+        write_parquet(pd.DataFrame(few), folder / unit / "levers.parquet")
 
 
 def _steering(run: Run, rng: np.random.Generator) -> None:
@@ -296,9 +330,10 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
                 rows += [
                     {"kind": kind, "latent": 20, "concept": target} for kind in ("matched_latent", "shuffled_sign")
                 ]
-                rows.append({"kind": "sparse_8", "concept": target})
+                rows += [{"kind": f"sparse_{m}", "concept": target} for m in SIZES]
             explored[unit] = _explored(rows + [{"kind": "random_latent", "latent": 40 + i} for i in range(8)])
-            lift[unit] = {("latent", 9): 0.25 if sae.name != "topk" else 0.0}
+            lift[unit] = {("latent", 9): 0.25 if sae.name != "topk" else 0.0, ("sparse_1", -1): 0.1,
+                          ("sparse_8", -1): 0.3 if sae.name != "topk" else 0.15}  # fmt: skip
             tested[unit] = pd.DataFrame([
                 {"latent": j, "concept": t, "f1": rng.uniform(0.3, 0.9), "r": rng.uniform(0, 0.9),
                  "rate_derivative": rng.normal(0, 0.1), "decoder_alignment": rng.uniform(-0.3, 0.3),
@@ -310,6 +345,7 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
         confirmed = {unit: plans.confirm(plan, lengths, CONFIRMED) for unit, plan in explored.items()}
         fresh = {unit: _joined(plan, lift[unit], rng) for unit, plan in confirmed.items()}
         write_parquet(lengths, folder / "doses.parquet")
+        _levers(folder, list(units), rng)
         for stage, of in (("explore", explored), ("confirm", confirmed)):
             for unit, plan in of.items():
                 write_parquet(plan.table, folder / unit / stage / "plan.parquet")

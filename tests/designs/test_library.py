@@ -9,10 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from antibody_sae import config
 from antibody_sae.designs import build, constraints, handles, liabilities, library, outputs, page, parents, picking
 from antibody_sae.designs.constraints import Constraints
 from antibody_sae.interventions import Intervention, Where
-from antibody_sae.io import InputError
+from antibody_sae.io import InputError, write_json
+from antibody_sae.report.charts.base import svg
+from antibody_sae.report.run import Run
+from antibody_sae.report.tabs import library as tab
 from antibody_sae.steering import outcomes, sampling
 
 BINS = {"cdr3_length": [14], "cdr3_charge": [0], "cdr3_hydropathy": [0], "v_identity": [0.9]}
@@ -300,7 +304,7 @@ def test_a_vector_may_be_an_array():
 # --- a whole entry of the configuration -------------------------------------------------------------------------------
 
 
-def test_an_entry_without_a_lever_is_rejection_sampling(iglm_s, monkeypatch):
+def test_an_entry_without_a_lever_is_rejection_sampling(iglm_s, monkeypatch, tmp_path):
     monkeypatch.setattr(sampling, "BATCH", BATCH)
     asked = _defaults({"lever": "none", "concepts": {"j-gene=IGHJ4": "high"}, "n": 3, "baseline": 32})
     sections = {"writing": library.WRITING, "numbering": library.NUMBERING, "concepts": CONCEPTS}
@@ -319,6 +323,16 @@ def test_an_entry_without_a_lever_is_rejection_sampling(iglm_s, monkeypatch):
     assert data["distributions"]["J gene"]["design"] == {"IGHJ4": 1.0}
     assert len(data["picked"]) == 2
     assert {point["set"] for point in data["diversity"]} == set(data["counts"])
+    write_json(data, tmp_path / "designs" / "lib" / "page.json")
+    (section,) = tab.sections(Run(tmp_path, {**config.complete({}), "designs": ["lib"]}))
+    assert "Nothing was pushed" in section.text
+    assert "without steering" in section.text
+    drawn = {figure.name: figure for figure in section.figures}
+    assert {"library-lib-funnel", "library-lib-lengths", "library-lib-j-gene", "library-lib-logo-natural",
+            "library-lib-diversity"} <= set(drawn)  # fmt: skip
+    assert drawn["library-lib-funnel"].data["left"].iloc[-1] == 3
+    assert "<svg" in svg(drawn["library-lib-funnel"])
+    assert len(section.tables[1].cells) == 2
     with pytest.raises(InputError, match="no concept"):
         build.constraints(_defaults({"concepts": {"jgene=IGHJ4": "high"}}), CONCEPTS)
     with pytest.raises(InputError, match="no lever for any"):
@@ -326,6 +340,4 @@ def test_an_entry_without_a_lever_is_rejection_sampling(iglm_s, monkeypatch):
 
 
 def _defaults(entry):
-    from antibody_sae import config
-
     return config.complete({"designs": {"lib": entry}})["designs"]["lib"]

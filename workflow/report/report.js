@@ -118,7 +118,7 @@ function choose(tab, focus = false) {
   }
   if (focus) tab.focus();
   tab.scrollIntoView({ block: "nearest", inline: "nearest" });
-  if (tab.id === "tab-latents") list();
+  if (tab.id === "tab-latents") list().then(first).catch(fail);
 }
 for (const tab of tabs) {
   tab.addEventListener("click", () => {
@@ -182,9 +182,18 @@ const name = (i) => (index.concept[i] === null ? "" : index.names[index.concept[
 
 async function list() {
   const key = $("#which").value;
-  index = await block(`index-${key}`);
+  if (!key) return; // no SAE was compared with concepts
+  const found = await block(`index-${key}`);
+  if ($("#which").value !== key) return; // another was chosen meanwhile
+  index = found;
   index.key = key;
   arrange();
+}
+
+// The first latent of the list stands beside it until another is chosen; where there is room for one only, the list does.
+function first() {
+  const named = location.hash.split("/").length > 1 && !current;
+  if (index && order.length && !named && current?.sae !== index.key) return openLatent(index.key, order[0], false);
 }
 
 function arrange() {
@@ -262,7 +271,7 @@ if ($("#browser")) {
   $("#search").addEventListener("input", arrange);
   $("#search").addEventListener("keydown", (event) => { if (event.key === "Enter" && order.length) go(index.key, order[0]); });
   for (const id of ["only-interpretable", "only-steered"]) document.getElementById(id).addEventListener("change", arrange);
-  $("#which").addEventListener("change", list);
+  $("#which").addEventListener("change", () => list().then(first).catch(fail));
 }
 
 // ------------------------------------------------------------------ one latent
@@ -298,7 +307,7 @@ function chains(example) {
   );
 }
 
-async function openLatent(sae, latent) {
+async function openLatent(sae, latent, show = true) {
   const about = page.saes.find((s) => s.key === sae);
   if (!about || !(latent >= 0 && latent < about.latents)) return;
   if ($("#which").value !== sae || !index) {
@@ -355,7 +364,7 @@ async function openLatent(sae, latent) {
   const article = $("#latent");
   $$(".plot", article).forEach((old) => old.view?.finalize());
   article.replaceChildren(...parts.filter((part) => part !== null));
-  $("#browser").classList.add("open");
+  if (show) $("#browser").classList.add("open");
   await Promise.all(plotted.map((part) => part.draw()));
 }
 

@@ -11,6 +11,7 @@ rule tables:
     input:
         sequences=f"{OUT}/sequences/summary.json",
         chains=f"{OUT}/numbering/chains.parquet",
+        numbering=f"{OUT}/numbering/summary.json",
         splits=f"{OUT}/splits/antibodies.parquet",
         manifests=expand(f"{OUT}/activations/layer{{layer}}/manifest.json", layer=LAYERS),
         metrics=expand(f"{OUT}/saes/{{sae}}/metrics.json", sae=EVERY_SAE),
@@ -65,6 +66,18 @@ rule report:
             f"{OUT}/steering/layer{{layer}}/controls/explore/{{file}}.parquet",
             layer=LAYERS,
             file=["plan", "outcomes"],
+        ),
+        directions=expand(f"{OUT}/steering/layer{{layer}}/controls/confirm/outcomes.parquet", layer=LAYERS),
+        doses=expand(f"{OUT}/steering/layer{{layer}}/doses.parquet", layer=LAYERS),
+        levers=expand(
+            f"{OUT}/steering/layer{{layer}}/levers/{{file}}.parquet",
+            layer=LAYERS,
+            file=["control_map", "reliability", "training"],
+        ),
+        sparse=(
+            expand(f"{OUT}/steering/{{sae}}/levers.parquet", sae=EVERY_SAE)
+            if "sparse" in config["steering"]["levers"]
+            else []
         ),
         libraries=expand(f"{OUT}/designs/{{design}}/page.json", design=config["designs"]),
     output:

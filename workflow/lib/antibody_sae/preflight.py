@@ -97,8 +97,8 @@ def measure(config: Mapping[str, Any]) -> Rates:
 
     def harvest(size: tuple[int, int]) -> int:
         n, residues = size
-        ends = [None if chain is None else chain[:residues] for chain in (heavy, light)]
-        passages = [p for _ in range(n) for p in model.encode(*ends)]
+        short = heavy and heavy[:residues], light and light[:residues]
+        passages = [p for _ in range(n) for p in model.encode(*short)]
         states[:] = [next(iter(found.values())) for _, found in model.hidden(passages, config["activations"]["layers"])]
         return sum(map(len, states))
 

@@ -173,7 +173,7 @@ class _Writer:
         ids = torch.tensor([[self.model.residue_tokens[r] for r in one] for one in first], device=device)
         stems, owner = ids[:, :-1].unique(dim=0, return_inverse=True)
         read = torch.cat([torch.tensor(self.prefix, device=device).expand(len(stems), -1), stems], 1)
-        kinds = self.edit.kinds(rows) if hasattr(self.edit, "kinds") else torch.zeros_like(rows)
+        kinds = getattr(self.edit, "kinds", torch.zeros_like)(rows)
         chosen = torch.empty(len(rows), ids.shape[1], dtype=torch.long, device=device)
         for kind in kinds.unique():
             mine = (kinds == kind).nonzero()[:, 0]

@@ -349,7 +349,8 @@ def _load_packaged(spec: ModelSpec) -> tuple[Any, dict[str, int]]:
         folder, bos_token_id=None, eos_token_id=None, activation_function="gelu_pytorch_tanh"
     )  # the checkpoint's own tanh GELU by its other name
     hf = transformers.GPT2LMHeadModel(config)
-    for block in hf.transformer.h:
+    blocks: Any = hf.transformer.h
+    for block in blocks:
         block.mlp.act = attention.Gelu()
     state = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
     state = {k: v for k, v in state.items() if not k.endswith((".attn.bias", ".attn.masked_bias"))}  # causal masks

@@ -8,18 +8,18 @@ from typing import Any
 
 import yaml
 
+from antibody_sae import hardware
 from antibody_sae.io import atomic
 from antibody_sae.report.charts import base as figures_base
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo
+from antibody_sae.report.findings import ONE_SEED
 from antibody_sae.report.page import Browsed, Tab, render
 from antibody_sae.report.run import Run
-from antibody_sae.report.tabs import concepts, latents, library
+from antibody_sae.report.tabs import concepts, latents, levers, library
 from antibody_sae.report.tabs import steering as report_steering
-from antibody_sae.report.tabs.overview import described, overview, tiles
+from antibody_sae.report.tabs.overview import described, findings, overview, tiles
 from antibody_sae.report.tabs.training import training
-
-MARKS = {"confirmed": "yes", "not confirmed": "no"}
 
 
 def build(run: Run, summary: Mapping[str, Any], page: str | Path, pictures: str | Path) -> None:
@@ -27,15 +27,17 @@ def build(run: Run, summary: Mapping[str, Any], page: str | Path, pictures: str 
     palette = Palette(list(dict.fromkeys(sae.title for sae in run.saes)))
     steered = report_steering.arms(run)
     tabs = [
-        Tab("overview", "Overview", overview(run, summary, palette)),
+        Tab("overview", "Overview", overview(run, summary), findings(run, summary, palette)),
         Tab("training", "Training", training(run, palette)),
         Tab("concepts", "Concepts", concepts.sections(run, palette)),
         Tab("latents", "Latents", []),
         Tab("steering", "Steering", report_steering.sections(run, steered, palette)),
     ]
+    if handles := levers.sections(run, palette):
+        tabs.append(Tab("levers", "Levers", handles))
     if libraries := library.sections(run):
         tabs.append(Tab("library", "Libraries", libraries))
-    drawn = {figure.name: figure for tab in tabs for section in tab.sections for figure in section.figures}
+    drawn = {figure.name: figure for tab in tabs for figure in tab.figures}
     for figure in drawn.values():
         _write(figure, Path(pictures))
     browsed = [Browsed(sae.key, run.title(sae), *latents.records(run, sae, steered)) for sae in run.saes]
@@ -56,8 +58,9 @@ def _about(run: Run, summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "run": summary["run"],
         "what": described(run, summary),
-        "findings": [{**f, "mark": MARKS.get(f["verdict"], "")} for f in summary["findings"]],
+        "note": f"{ONE_SEED.capitalize()}." if any(f["verdict"] == ONE_SEED for f in summary["findings"]) else "",
         "tiles": tiles(summary),
         "model": summary["model"],
+        "processor": hardware.instruction_set(),
         "settings": yaml.safe_dump(dict(run.config), sort_keys=False, width=100),
     }

@@ -18,12 +18,13 @@ ONE_SEED = "one seed: not a test of the claims"
 UNDECIDED = "undecided"
 
 
-def _finding(claim: str, verdict: str, text: str, rule: str) -> dict[str, str]:
-    return {"claim": claim, "verdict": verdict, "text": text, "rule": rule}
+def _finding(claim: str, verdict: str, text: str, figures: Sequence[tuple[str, str]], rule: str) -> dict[str, Any]:
+    """claim, verdict, one sentence, what the verdict rests on as (what, value) pairs, and how it is decided."""
+    return {"claim": claim, "verdict": verdict, "text": text, "figures": [list(pair) for pair in figures], "rule": rule}
 
 
-def _untested(claim: str, reason: str) -> dict[str, str]:
-    return _finding(claim, "not tested", reason, "")
+def _untested(claim: str, reason: str) -> dict[str, Any]:
+    return _finding(claim, "not tested", reason, [], "")
 
 
 def points(x: float | None) -> str:
@@ -56,7 +57,7 @@ def _verdict(low: float | None, high: float | None, seeds: int) -> str:
     return "confirmed" if low > 0 else "not confirmed" if high < 0 else UNDECIDED
 
 
-def matching(saes_found: list[dict[str, Any]], targets: list[str]) -> dict[str, str]:
+def matching(saes_found: list[dict[str, Any]], targets: list[str]) -> dict[str, Any]:
     """Claim 1, judged on TopK alone: its latents match biological concepts."""
     claim = "TopK latents match antibody concepts"
     known = [row for row in saes_found if row.get("interpretable") is not None]
@@ -64,86 +65,86 @@ def matching(saes_found: list[dict[str, Any]], targets: list[str]) -> dict[str, 
         return _untested(claim, "No latent was compared with concepts in this run.")
     table = pd.DataFrame(known).assign(control=[row.get("control") for row in known])
     totals = table.groupby("sae", sort=False)[["interpretable_strict", "alive"]].sum().astype(int)
-    found = [f"{row.interpretable_strict:,} of {row.alive:,} in {title(row.Index)}" for row in rows(totals)]
-    text = (
-        f"Non-dead latents whose whole interval of F1 lies above every single neuron, principal component, untrained "
-        f"latent, position and residue, on test antibodies: {joined(found)}."
-    )
+    figures = [
+        (f"latents above every simple baseline, {title(row.Index)}", f"{row.interpretable_strict:,} of {row.alive:,}")
+        for row in rows(totals)
+    ]
     best = [row["best_f1"][t]["f1"] for row in known for t in targets if t in row.get("best_f1", {})]
     if best:
-        text += f" The best latents for the {len(targets)} steering targets have a median F1 of {np.median(best):.2f}."
+        figures.append((f"median F1 of the best latents of the {len(targets)} targets", f"{np.median(best):.2f}"))
     rule = (
-        "confirmed where the share of TopK's latents lies above that of an untrained SAE and of an SAE trained on the "
-        "same model with random weights (difference over seeds, 95% interval above 0)"
+        "confirmed where the share of TopK's latents whose whole interval of F1 lies above every single neuron, "
+        "principal component, untrained latent, position and residue, on test antibodies, exceeds that of an untrained "
+        "SAE and of an SAE trained on the same model with random weights (difference over seeds, 95% interval above 0)"
     )
     own = table[(table["architecture"] == "topk") & table["control"].isna()]
     if not len(own):
-        return _finding(claim, "not tested", text + " This run has no TopK SAE.", rule)
+        return _finding(claim, "not tested", "This run has no TopK SAE.", figures, rule)
+    share = own["interpretable_strict"].sum() / max(1, own["alive"].sum())
+    text = f"{share:.0%} of TopK's active latents predict a concept better than everything simpler does"
     shares, bounds = own.groupby(["seed", "layer"])["share_strict"].mean(), []
-    for control, name in (("untrained", "an untrained SAE's"), ("random_model", "an SAE's on random weights")):
+    for control, name in (("untrained", "an untrained SAE's"), ("random_model", "that on random weights")):
         other = table[table["control"] == control]
         if len(other):
             difference = paired(shares, other.groupby(["seed", "layer"])["share_strict"].mean())
-            text += f" TopK's share less {name}: {interval(difference, 100, '+.1f')} points."
+            figures.append((f"TopK's share less {name}", f"{interval(difference, 100, '+.1f')} points"))
             bounds.append(difference)
     if len(bounds) < 2:
-        text += " The run lacks the controls that the claim is judged by."
-        return _finding(claim, ONE_SEED if own["seed"].nunique() < 2 else UNDECIDED, text, rule)
+        text += "; the run lacks the controls that the claim is judged by"
+        verdict = ONE_SEED if own["seed"].nunique() < 2 else UNDECIDED
+        return _finding(claim, verdict, f"{text}.", figures, rule)
     low, high = min(b.low for b in bounds), min(b.high for b in bounds)
-    return _finding(claim, _verdict(low, high, own["seed"].nunique()), text, rule)
+    return _finding(claim, _verdict(low, high, own["seed"].nunique()), f"{text}.", figures, rule)
 
 
-def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, str]:
+def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
     """Claim 2, judged on TopK alone: a high association does not guarantee control."""
     claim = "A high association does not guarantee control"
     control = claims.get("control")
     if not len(run.criteria) or control is None:
         return _untested(claim, "No TopK latent was steered in this run.")
     text = (
-        f"Of {control['trained']} targets the trained vector steers {control['trained_steers']}. Of TopK's latents "
+        f"Of {control['trained']} targets the trained vector steers {control['trained_steers']}; of TopK's latents "
         f"with the best F1 for those, {control['best_f1_steers']} of {control['best_f1']} do."
     )
+    figures = []
     difference = control["difference"]
     if difference["mean"] is not None:
-        text += f" Difference of the shares: {interval(difference)}."
+        figures.append(("share of targets steered, best F1 less trained vector", interval(difference)))
     for sae, entry in claims["by_sae"].items():
-        text += _spearman(title(sae), entry["spearman"])
+        figures += [
+            (f"Spearman's correlation of {CRITERIA[key].title} with the effect, within targets, {title(sae)}",
+             interval(entry["spearman"][key]))
+            for key in ("f1", "rate_derivative")
+            if entry["spearman"].get(key, {}).get("mean") is not None
+        ]  # fmt: skip
     chance = [entry["chance"] for entry in claims["by_sae"].values() if entry["chance"]["arms"]]
     if chance:
         passed, arms = (sum(entry[key] for entry in chance) for key in ("passed", "arms"))
-        text += f" Tested against each other, {passed} of {arms} random latents pass at p < 0.05."
+        figures.append(("random latents that pass against each other at p < 0.05", f"{passed} of {arms}"))
     rule = (
         "confirmed where, over targets that the trained vector steers, the share steered by TopK's latent with the "
         "best F1 lies below the vector's (95% interval of the difference below 0)"
     )
     if not control["trained"]:
-        return _finding(claim, "not tested", text + " This run has no trained vector to judge by.", rule)
+        text = "This run has no trained vector to judge by."
+        return _finding(claim, "not tested", text, figures, rule)
     if not control["trained_steers"]:
-        return _finding(claim, UNDECIDED if claims["seeds"] > 1 else ONE_SEED, text, rule)
+        return _finding(claim, UNDECIDED if claims["seeds"] > 1 else ONE_SEED, text, figures, rule)
     low, high = difference["low"], difference["high"]
     turned = (None, None) if low is None or high is None else (-high, -low)
     verdict = _verdict(*turned, claims["seeds"])
     if verdict == UNDECIDED and low == high == 0:
         verdict = "not confirmed"
-    return _finding(claim, verdict, text, rule)
+    return _finding(claim, verdict, text, figures, rule)
 
 
-def _spearman(name: str, found: Mapping[str, Any]) -> str:
-    """What tells, before anything is written, how far a latent will move a target."""
-    parts = [
-        f"{interval(found[key])} of {CRITERIA[key].title}"
-        for key in ("f1", "rate_derivative")
-        if found.get(key, {}).get("mean") is not None
-    ]
-    return f" Spearman's correlation with the effect within targets, {name}: {joined(parts)}." if parts else ""
-
-
-def orderedness(run: Run, claims: Mapping[str, Any]) -> list[dict[str, str]]:
+def orderedness(run: Run, claims: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Claim 3, its two verdicts: Ordered SAEs steer more reliably than TopK, with more complex patterns."""
     return [_reliability(claims), _complexity(run)]
 
 
-def _reliability(claims: Mapping[str, Any]) -> dict[str, str]:
+def _reliability(claims: Mapping[str, Any]) -> dict[str, Any]:
     claim = "Ordered steers more reliably than TopK"
     found = claims.get("reliability", {}).get("ordered", {})
     if "f1" not in found:
@@ -154,50 +155,66 @@ def _reliability(claims: Mapping[str, Any]) -> dict[str, str]:
         if "f1" in entry["by_criterion"]
     ]
     odds, change = found["f1"]["log_odds"], found["f1"]["delta"]
-    text = (
-        f"The latent with the best F1 steers its target: {joined(steered)}. Ordered less TopK, same target and equal "
-        f"length: {interval(odds)} in log odds, {interval(change, 100, '+.0f')} points."
-    )
-    others = [
-        f"{interval(each['log_odds'])} by {CRITERIA[criterion].title}"
+    text = f"The latent with the best F1 steers its target {joined(steered)}."
+    figures = [
+        ("Ordered less TopK, same target and length, log odds ratio", interval(odds)),
+        ("the same in points of the target's share", interval(change, 100, "+.0f")),
+    ]
+    figures += [
+        (f"Ordered less TopK by {CRITERIA[criterion].title}, log odds ratio", interval(each["log_odds"]))
         for criterion, each in found.items()
         if criterion != "f1" and each["log_odds"]["mean"] is not None
     ]
-    if others:
-        text += f" By the other criteria: {'; '.join(others)}."
     rule = (
         "confirmed where Ordered less TopK of the confirmed log odds ratios of the latents with the best F1 lies "
         "above 0 (95% interval over targets, seeds within them)"
     )
-    return _finding(claim, _verdict(odds["low"], odds["high"], claims["seeds"]), text, rule)
+    return _finding(claim, _verdict(odds["low"], odds["high"], claims["seeds"]), text, figures, rule)
 
 
 COMPLEXITY = {
-    "n_above_yes_mean": ("concepts that it predicts better than always-yes by 0.2 F1", ".1f"),
-    "entropy_region_mean": ("bits of entropy over regions", ".2f"),
-    "entropy_residue_mean": ("over residues", ".2f"),
+    "n_above_yes_mean": ("concepts that a latent predicts better than always-yes by 0.2 F1", ".1f"),
+    "entropy_region_mean": ("entropy over regions, bits", ".2f"),
+    "entropy_residue_mean": ("entropy over residues, bits", ".2f"),
 }
 """Measures of how complex an activation pattern is, columns of tables/complexity.csv with their names. The first
 decides, between latents of matched density; entropies are secondary."""
 
 
-def _complexity(run: Run) -> dict[str, str]:
+def _complexity(run: Run) -> dict[str, Any]:
     claim = "Ordered's patterns are more complex than TopK's"
-    table = run.csv("complexity")
-    named = {title(name): settings["architecture"] for name, settings in run.settings.items()}
-    matched = table[table["subset"] == "matched density"] if len(table) else table
-    kinds = matched["sae"].map(named) if len(matched) else []
+    table = matched_density(run)
+    kinds = table["architecture"] if len(table) else []
     if not {"topk", "ordered"} <= set(kinds):
         return _untested(claim, "This run has no TopK and Ordered SAE side by side.")
-    mean = matched.groupby(kinds)[list(COMPLEXITY)].mean()
+    mean = table.groupby("architecture")[list(COMPLEXITY)].mean()
     pairs = {key: (float(mean[key]["ordered"]), float(mean[key]["topk"])) for key in COMPLEXITY}
-    parts = [f"{pairs[key][0]:{fmt}} {name} ({pairs[key][1]:{fmt}})" for key, (name, fmt) in COMPLEXITY.items()]
     column = "n_above_yes_mean"
-    by = [matched[kinds == kind].groupby(["seed", "layer"])[column].mean() for kind in ("ordered", "topk")]
+    by = [table[kinds == kind].groupby(["seed", "layer"])[column].mean() for kind in ("ordered", "topk")]
     difference = paired(*by)
+    ordered, topk = pairs[column]
     text = (
-        f"Of latents of matched density an Ordered one has {joined(parts)} on average, TopK's in brackets; "
-        f"difference in concepts {interval(difference)} over seeds."
+        f"Of latents that fire equally often, an Ordered one goes with {ordered:.1f} concepts on average, a TopK one "
+        f"with {topk:.1f}."
     )
-    rule = "confirmed where the difference in concepts lies above 0 (95% interval over seeds)"
-    return _finding(claim, _verdict(difference.low, difference.high, matched["seed"].nunique()), text, rule)
+    figures = [("difference in concepts, over seeds", interval(difference))]
+    figures += [
+        (f"{name}, Ordered against TopK", f"{pairs[key][0]:{fmt}} against {pairs[key][1]:{fmt}}")
+        for key, (name, fmt) in COMPLEXITY.items()
+    ]
+    rule = (
+        "a concept counts where the latent's F1 exceeds that of always saying yes by 0.2; confirmed where the "
+        "difference in concepts, between latents of matched density, lies above 0 (95% interval over seeds)"
+    )
+    verdict = _verdict(difference.low, difference.high, table["seed"].nunique())
+    return _finding(claim, verdict, text, figures, rule)
+
+
+def matched_density(run: Run) -> pd.DataFrame:
+    """tables/complexity.csv between latents of matched density, with `architecture`; empty where the run has none."""
+    table = run.csv("complexity")
+    if not len(table):
+        return table
+    named = {title(name): settings["architecture"] for name, settings in run.settings.items()}
+    table = table[table["subset"] == "matched density"]
+    return table.assign(architecture=table["sae"].map(named))

@@ -103,6 +103,19 @@ class Section:
         return [{k: getattr(f, k) for k in keys} | {"svg": getattr(f, "svg", None)} for f in self.figures]
 
 
+@dataclass(frozen=True)
+class Finding:
+    """A claim at a glance: verdict, one sentence, one picture; the rule behind a click."""
+
+    claim: str
+    verdict: str
+    mark: str
+    """yes, no or empty: how the verdict is shown."""
+    text: str
+    rule: str
+    figure: Figure | None = None
+
+
 @dataclass
 class Tab:
     """A part of the page."""
@@ -110,6 +123,14 @@ class Tab:
     id: str
     title: str
     sections: list[Section]
+    findings: list[Finding] = field(default_factory=list)
+    """Shown above the sections."""
+
+    @property
+    def figures(self) -> list[Figure | Logo]:
+        """Every picture of the tab."""
+        own = [finding.figure for finding in self.findings if finding.figure]
+        return [*own, *(figure for section in self.sections for figure in section.figures)]
 
 
 @dataclass(frozen=True)
@@ -133,7 +154,7 @@ def pack(value: Any) -> str:
 def _blocks(tabs: Sequence[Tab], browsed: Sequence[Browsed]) -> list[tuple[str, str]]:
     blocks = []
     for tab in tabs:
-        charts = {f.name: f.spec for section in tab.sections for f in section.figures if isinstance(f, Figure)}
+        charts = {f.name: f.spec for f in tab.figures if isinstance(f, Figure)}
         blocks.append((f"charts-{tab.id}", pack(charts)))
     for sae in browsed:
         blocks.append((f"index-{sae.key}", pack(sae.index)))
@@ -148,7 +169,7 @@ def render(
     """The page as HTML.
 
     `positions` are (IMGT position, region) of the entries of the latents' profiles; `about` what the template says at
-    the top and bottom: run, what, findings (verdict, mark, claim, text), tiles, model, settings.
+    the top and bottom: run, what, note, tiles, model, processor, settings.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

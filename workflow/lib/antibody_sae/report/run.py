@@ -72,6 +72,12 @@ def grouped(table: pd.DataFrame, by: str | list[str]) -> Iterator[tuple[Any, pd.
     return iter(table.groupby(by, sort=False) if len(table) else [])
 
 
+def slug(text: str) -> str:
+    """A name for files from any text."""
+    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in text.lower())
+    return "-".join(filter(None, kept.split("-"))) or "x"
+
+
 class Run:
     """The files of one run, read when first asked for."""
 

@@ -43,11 +43,13 @@ def _model(run: Run) -> dict[str, Any]:
     manifest = run.folder / "activations" / f"layer{layer}" / "manifest.json"
     found = read_json(manifest) if manifest.exists() else {}
     known = {key: found.get(key) for key in ("model", "revision", "weights_sha256", "tokenizer_sha256", "d_model")}
+    known["dtype"] = found.get("model_dtype")
     return {**known, "name": run.config["model"]["name"]}
 
 
 def counts(run: Run) -> dict[str, Any]:
-    """Antibodies read, refused (by reason), numbered, in each split with their clusters; residues."""
+    """Antibodies read, refused (by reason), numbered, in each split with their clusters; residues; of the chains with a
+    domain those truncated, with misplaced cysteines, and of low germline identity."""
     out: dict[str, Any] = {}
     summary_file = run.folder / "sequences" / "summary.json"
     if summary_file.exists():
@@ -62,6 +64,11 @@ def counts(run: Run) -> dict[str, Any]:
             "residues": int(chains["length"][numbered].sum()),
         }
         out["not_numbered"] = chains.loc[~numbered, "status"].value_counts().to_dict()
+    numbering = run.folder / "numbering" / "summary.json"
+    if numbering.exists():
+        found = read_json(numbering)
+        wanted = ("truncated", "truncated_start", "truncated_end", "misplaced", "low_identity")
+        out |= {"domains": found["numbered"], **{key: found[key] for key in wanted}}
     splits = run.table("splits/antibodies.parquet", ["cluster_id", "split"])
     if len(splits):
         out["clusters"] = int(splits["cluster_id"].nunique())

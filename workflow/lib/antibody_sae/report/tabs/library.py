@@ -20,10 +20,10 @@ MOST_GENES = 12
 """Genes at most in a picture, the most frequent of the library and the unsteered model."""
 _PICKED = {
     "cell_id": ("name", ""), "v_call": ("V gene", ""), "j_call": ("J gene", ""), "cdr3_aa": ("CDR3", ""),
-    "mutations": ("mutations", "d"), "cdr_liabilities": ("liabilities in CDRs", "d"),
+    "mutations": ("mutations", ".0f"), "cdr_liabilities": ("liabilities in CDRs", ".0f"),
     "perplexity": ("perplexity", ".2f"),
     "oasis": ("OASis", ".2f"), "antiberty_pll": ("AntiBERTy", ".2f"), "flashtap_flags": ("TAP flags", ".0f"),
-    "training_distance": ("from training", "d"), "design_distance": ("from nearest design", "d"),
+    "training_distance": ("from training", ".0f"), "design_distance": ("from nearest design", ".0f"),
 }  # fmt: skip
 
 

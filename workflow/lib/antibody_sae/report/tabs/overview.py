@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 
 from antibody_sae.concepts.catalogue import concept_label
+from antibody_sae.report.charts import claims as figures_claims
 from antibody_sae.report.charts import training as figures_training
-from antibody_sae.report.charts.base import Figure, Palette
+from antibody_sae.report.charts.base import INK, Figure, Palette
 from antibody_sae.report.costs import costs
-from antibody_sae.report.findings import interval, joined, points
-from antibody_sae.report.page import Column, Section, Table, columns
-from antibody_sae.report.run import Run, title
-from antibody_sae.report.tabs import steering as report_steering
+from antibody_sae.report.findings import interval, joined, matched_density, points
+from antibody_sae.report.page import Column, Finding, Section, Table, columns
+from antibody_sae.report.run import Run, grouped, title
 
 
 def described(run: Run, summary: Mapping[str, Any]) -> str:
@@ -52,19 +52,104 @@ def tiles(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"title": name, "value": f"{value:,}", "note": note} for name, value, note in tiles if value is not None]
 
 
-def overview(run: Run, summary: Mapping[str, Any], palette: Palette) -> list[Section]:
-    """The SAEs side by side, the claims, the data, the costs."""
-    first = run.config["activations"]["layers"][0]
-    claims = columns("claim|claim", "verdict|verdict", "rule|how it is decided")
-    sections = [
+MARKS = {"confirmed": "yes", "not confirmed": "no"}
+
+
+def findings(run: Run, summary: Mapping[str, Any], palette: Palette) -> list[Finding]:
+    """The claims at a glance, each with the picture that goes with it where the run has one."""
+    drawn = [_matched(summary, palette), _controlled(run), _compared(run, palette), _complex(run, palette)]
+    return [
+        Finding(f["claim"], f["verdict"], MARKS.get(f["verdict"], ""), f["text"], f["rule"], picture)
+        for f, picture in zip(summary["findings"], drawn, strict=True)
+    ]
+
+
+def _matched(summary: Mapping[str, Any], palette: Palette) -> Figure | None:
+    known = [row for row in summary["saes"] if row.get("share_strict") is not None]
+    if not known:
+        return None
+    table = pd.DataFrame(known)[["sae", "layer", "seed", "share_strict"]].rename(columns={"share_strict": "value"})
+    table["sae"] = table["sae"].map(title)
+    chart = figures_claims.by_sae(table, palette, "share of active latents", ".0%")
+    caption = "Latents whose whole F1 interval beats every simple baseline; dots: seeds."
+    return Figure("claim-match", "Latents that match a concept", caption, chart, table)
+
+
+def _pushed(table: pd.DataFrame, who: str) -> pd.DataFrame:
+    """Changes by target, the mean over seeds and layers: the interval only where there is one arm."""
+    kept = ["delta", "delta_low", "delta_high", "steerable"]
+    by = table[table["delta"].notna()].groupby("concept", sort=False)[kept]
+    found = by.agg({"delta": "mean", "delta_low": "min", "delta_high": "max", "steerable": "mean"})
+    one = by.size() == 1
+    return pd.DataFrame({
+        "concept": found.index, "label": [concept_label(c) for c in found.index], "who": who,
+        "delta": found["delta"].astype(float), "low": found["delta_low"].where(one),
+        "high": found["delta_high"].where(one),
+        "steerable": found["steerable"].astype(float) >= 0.5,
+    }).reset_index(drop=True)  # fmt: skip
+
+
+_CHANGES = "Mean over seeds and layers on fresh sequences, 95% interval where there is one arm; hollow: not steered."
+
+
+def _controlled(run: Run) -> Figure | None:
+    if not len(run.criteria):
+        return None
+    own = run.criteria[(run.criteria["architecture"] == "topk") & (run.criteria["length"] > 0)]
+    colours = {"latent with the best F1": "#0072B2", "trained vector": INK}
+    latent, vector = (
+        own[own["selected_by"] == "f1"],
+        own[own["kind"] == "trained"].drop_duplicates(["concept", "layer"]),
+    )
+    table = pd.concat(
+        [_pushed(part, who) for part, who in zip((latent, vector), colours, strict=True)], ignore_index=True
+    )
+    if not len(table):
+        return None
+    chart = figures_claims.changes(table, colours, {"latent with the best F1": "circle", "trained vector": "diamond"})
+    return Figure("claim-control", "Best latent of TopK beside a trained vector", _CHANGES, chart, table)
+
+
+def _compared(run: Run, palette: Palette) -> Figure | None:
+    table = run.best_f1
+    if not len(table):
+        return None
+    table = pd.concat([_pushed(own, str(sae)) for sae, own in grouped(table, "sae")], ignore_index=True)
+    if not len(table):
+        return None
+    saes = list(dict.fromkeys(table["who"]))
+    shapes = {sae: palette.shapes[palette.saes.index(sae)] for sae in saes}
+    chart = figures_claims.changes(table, {sae: palette.of(sae) for sae in saes}, shapes)
+    return Figure("claim-reliability", "Each SAE's latent with the best F1", _CHANGES, chart, table)
+
+
+def _complex(run: Run, palette: Palette) -> Figure | None:
+    table = matched_density(run)
+    table = table[table["n_above_yes_mean"].notna()] if len(table) else table
+    if not len(table):
+        return None
+    table = table[["sae", "layer", "seed", "n_above_yes_mean"]].rename(columns={"n_above_yes_mean": "value"})
+    chart = figures_claims.by_sae(table, palette, "concepts a latent", ".1f")
+    caption = "Concepts predicted 0.2 F1 better than by always saying yes, at matched density; dots: seeds."
+    return Figure("claim-complexity", "Concepts a latent goes with", caption, chart, table)
+
+
+def overview(run: Run, summary: Mapping[str, Any]) -> list[Section]:
+    """What the claims rest on, the SAEs side by side, the data, the costs."""
+    figures = [(f["claim"], what, value) for f in summary["findings"] for what, value in f["figures"]]
+    sections = []
+    if figures:
+        shown = columns("claim|claim", "what|what was measured", "value|figure, 95% interval in brackets")
+        table = pd.DataFrame(figures, columns=["claim", "what", "value"])
+        table["claim"] = table["claim"].where(~table["claim"].duplicated(), "")
+        sections.append(Section("The claims in figures", tables=[Table("Claims", shown, table)]))
+    sections += [
         Section(
             "The SAEs side by side",
             "Association and control of the latents with the best F1. Changes are in percentage points of the share of "
             "written sequences with the concept, on fresh sequences that chose nothing, with 95% intervals.",
-            figures=[f for f in report_steering.effects(run, palette) if f.pick["layer"] == str(first)],
             tables=[_sae_table(summary)],
         ),
-        Section("The three claims", tables=[Table("Claims", claims, pd.DataFrame(summary["findings"]))]),
         Section("The data", tables=[_data_table(summary["counts"])]),
     ]
     spent = costs(run)
@@ -72,8 +157,8 @@ def overview(run: Run, summary: Mapping[str, Any], palette: Palette) -> list[Sec
         caption = "Sum over a stage's jobs, from Snakemake's benchmarks; jobs that ran side by side all count."
         chart = Figure("costs", "Minutes of work per stage", caption, figures_training.stage_costs(spent), spent)
         shown = columns("stage|stage", "jobs|jobs|d", "minutes|minutes|.1f", "peak_gb|peak memory of a job, GB|.1f")
-        table = Table("Cost per stage", shown, spent, csv="figures/costs.csv")
-        sections.append(Section("What it cost", figures=[chart], tables=[table]))
+        cost_table = Table("Cost per stage", shown, spent, csv="figures/costs.csv")
+        sections.append(Section("What it cost", figures=[chart], tables=[cost_table]))
     return sections
 
 
@@ -105,14 +190,27 @@ def _sae_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _data_table(counts: Mapping[str, Any]) -> Table:
-    def reasons(key: str, what: str) -> list[tuple[str, Any]]:
-        return [(f"{what}: {reason}", n) for reason, n in (counts.get(key) or {}).items()]
+    def reasons(key: str, what: str) -> list[tuple[str, Any, str]]:
+        return [(f"{what}: {reason}", n, "") for reason, n in (counts.get(key) or {}).items()]
+
+    def domains(what: str, n: int | None) -> tuple[str, Any, str]:
+        of = counts.get("domains") or 0
+        return what, n, f"{n / of:.1%} of chains with a domain" if of and n is not None else ""
 
     splits = counts.get("splits") or {}
-    found = [("records read", counts.get("read")), ("antibodies accepted", counts.get("antibodies"))]
+    found = [("records read", counts.get("read"), ""), ("antibodies accepted", counts.get("antibodies"), "")]
     found += reasons("rejected", "refused") + reasons("not_numbered", "chain not numbered")
-    found += [("chains numbered", counts.get("numbered")), ("residues", counts.get("residues"))]
-    found += [("clonotype clusters", counts.get("clusters"))]
-    found += [(f"{split} antibodies", splits.get(split)) for split in ("train", "validation", "test")]
-    table = pd.DataFrame([pair for pair in found if pair[1] is not None], columns=["what", "n"])
+    found += [("chains numbered", counts.get("numbered"), ""), ("residues", counts.get("residues"), "")]
+    if counts.get("domains") is not None:
+        whole, placed = (counts["domains"] - counts[key] for key in ("truncated", "misplaced"))
+        found += [
+            domains("complete domains (IMGT 1 or 2 to 127 or 128)", whole),
+            domains("truncated at the start", counts["truncated_start"]),
+            domains("truncated at the end", counts["truncated_end"]),
+            domains("conserved cysteines at 23 and 104", placed),
+            domains("V germline identity below 75%", counts["low_identity"]),
+        ]
+    found += [("clonotype clusters", counts.get("clusters"), "")]
+    found += [(f"{split} antibodies", splits.get(split), "") for split in ("train", "validation", "test")]
+    table = pd.DataFrame([row for row in found if row[1] is not None], columns=["what", "n", "n_note"])
     return Table("Sequences, from record to split", columns("what|", "n|number|,d"), table)

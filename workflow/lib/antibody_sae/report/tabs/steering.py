@@ -14,7 +14,7 @@ from antibody_sae.report.charts import steering as figures
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.page import Pick, Section, Table, columns
-from antibody_sae.report.run import CONTROLS, Run, grouped, kind_label, rows
+from antibody_sae.report.run import CONTROLS, Run, grouped, kind_label, rows, slug
 from antibody_sae.steering.criteria import CRITERIA
 
 LENGTH = "length of the added vector, rms lengths"
@@ -84,12 +84,6 @@ def _arm_label(run: Run, arm: Any) -> str:
     chosen = arm.selected_by.split(";") if isinstance(arm.selected_by, str) else []
     why = f" ({', '.join(CRITERIA[c].short for c in chosen)})" if chosen else ""
     return f"{int(arm.latent)}{f' seed {arm.seed}' * run.many_seeds}{why}"
-
-
-def slug(text: str) -> str:
-    """A name for files from any text."""
-    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in text.lower())
-    return "-".join(filter(None, kept.split("-"))) or "x"
 
 
 def effects(run: Run, palette: Palette) -> list[Figure | Logo]:

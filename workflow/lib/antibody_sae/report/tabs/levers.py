@@ -1,0 +1,315 @@
+"""The report's tab on levers: the best handle on each target, how few latents do it, the price, where control lies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from antibody_sae.antibody import SIDED_REGIONS
+from antibody_sae.concepts.catalogue import concept_label
+from antibody_sae.report.charts import levers as charts
+from antibody_sae.report.charts.base import Figure, Palette
+from antibody_sae.report.page import Pick, Section, Table, columns
+from antibody_sae.report.run import Run, grouped, kind_label, rows, slug
+from antibody_sae.steering.alternatives import price
+from antibody_sae.steering.plans import RANDOM
+from antibody_sae.steering.sparse import half_size
+
+NOT_LEVERS = (*RANDOM, "none", "matched_latent", "shuffled_sign")
+"""Kinds that nobody would use: controls."""
+SPARSE = r"sparse_(\d+)"
+ARM = ["layer", "sae", "seed", "kind", "concept", "latent", "length"]
+"""What names an arm in both stages."""
+
+
+def sections(run: Run, palette: Palette) -> list[Section]:
+    """The tab's sections; empty where the run has neither a confirmed lever nor a map of control."""
+    arms = _levers(run)
+    best = best_handles(run, arms)
+    layers = [str(layer) for layer in run.config["activations"]["layers"]]
+    layer = [Pick("layer", "Layer", [(value, value) for value in layers])] if len(layers) > 1 else []
+    target = Pick("target", "Target", [(target, concept_label(target)) for target in run.targets])
+    parts = [
+        _best(best),
+        _sizes(run, arms, palette, [target, *layer]),
+        _prices(best),
+        *_maps(run, target),
+        _details(run),
+    ]
+    return [part for part in parts if part.figures or part.tables]
+
+
+def _levers(run: Run) -> pd.DataFrame:
+    """Every lever's arms that push up, explored and confirmed; a layer's own once, with `sae` empty."""
+    table = run.effects
+    if not len(table):
+        return table
+    table = table[~table["kind"].isin(NOT_LEVERS) & (table["length"] > 0)]
+    own = table["owner"] == "sae"
+    table = table.assign(
+        sae=table["sae"].where(own, ""),
+        seed=table["seed"].where(own, 0),
+        latent=table["latent"].astype("Int64").fillna(-1),
+        length=table["length"].round(6),
+    )
+    return table.drop_duplicates([*ARM, "stage"]).reset_index(drop=True)
+
+
+def best_handles(run: Run, arms: pd.DataFrame) -> pd.DataFrame:
+    """One confirmed arm a target, that which did most in exploration where its quality was good enough: choosing by the
+    confirming sequences would flatter it. Adds lever, odds (ratio), tokens and tokens_none (`price`)."""
+    if not len(arms):
+        return arms
+    explored = arms[arms["stage"] == "explore"][[*ARM, "log_odds"]].rename(columns={"log_odds": "explored"})
+    table = arms[arms["stage"] == "confirm"].merge(explored, on=ARM, how="left")
+    doses = [run.table(f"steering/layer{n}/doses.parquet").assign(layer=n) for n in table["layer"].unique()]
+    if doses := [dose for dose in doses if "acceptable" in dose]:
+        good = pd.concat(doses)[["layer", "concept", "kind", "length", "acceptable"]]
+        good = good.assign(length=good["length"].round(6)).rename(columns={"acceptable": "good"})
+        table = table.merge(good, on=["layer", "concept", "kind", "length"], how="left")
+    else:
+        table["good"] = True
+    table["good"] = table["good"].astype("boolean").fillna(False).astype(bool)
+    table = table.sort_values(["good", "explored"], ascending=False, kind="stable").drop_duplicates("concept")
+    place = {target: i for i, target in enumerate(run.targets)}
+    table = table.sort_values("concept", key=lambda c: c.map(place), kind="stable").reset_index(drop=True)
+    paid = [_paid(run, row) for row in rows(table)]
+    return table.assign(
+        label=table["concept"].map(concept_label),
+        lever=[_name(run, row) for row in rows(table)],
+        odds=np.exp(table["log_odds"]),
+        tokens=[steered for steered, _ in paid],
+        tokens_none=[none for _, none in paid],
+    )
+
+
+def _name(run: Run, arm: Any) -> str:
+    of = f" of {arm.sae}{f', seed {arm.seed}' * run.many_seeds}" if arm.sae else ""
+    many = pd.Series([arm.kind]).str.extract(SPARSE)[0].iloc[0]
+    what = f"latent {arm.latent}" if arm.kind == "latent" else kind_label(arm.kind)
+    if isinstance(many, str):
+        what = f"{many} latent{'s' if int(many) > 1 else ''}"
+    return f"{what}{of}{f', layer {arm.layer}' * run.many_layers}"
+
+
+def _paid(run: Run, arm: Any) -> tuple[float, float]:
+    """Tokens written for each distinct complete sequence with the target: under the arm, and without steering."""
+    controls = f"steering/layer{arm.layer}/controls"
+    sae = next((s for s in run.saes if (s.title, s.layer, s.seed) == (arm.sae, arm.layer, arm.seed)), None)
+    steered = f"steering/{sae.folder}/confirm" if sae else f"{controls}/confirm"
+    plan = run.table(f"{controls}/explore/plan.parquet")
+    none = plan.loc[plan["kind"] == "none", "arm"].iloc[0] if len(plan) else -1
+    return _tokens(run, steered, arm.arm, arm.concept), _tokens(run, f"{controls}/explore", none, arm.concept)
+
+
+def _tokens(run: Run, folder: str, arm: int, concept: str) -> float:
+    written = run.table(f"{folder}/outcomes.parquet")
+    if concept not in written:
+        return float("nan")
+    own = written[written["arm"] == arm]
+    found = price((own["heavy"].fillna("") + own["light"].fillna("")).tolist(), own["valid"] & own[concept])
+    return found if np.isfinite(found) else float("nan")
+
+
+def _best(best: pd.DataFrame) -> Section:
+    text = (
+        "Of single latents, few latents together, trained vectors and supervised directions, the one that moved the "
+        "target most on explored sequences of good quality; all figures are from fresh sequences that chose nothing. "
+        "Tick: no steering; point: steered, with its 95% interval; hollow: quality too low on the fresh sequences."
+    )
+    section = Section("The best handle on each target", text)
+    if not len(best):
+        return section
+    kept = ["concept", "label", "lever", "length", "baseline_rate", "rate", "rate_low", "rate_high", "log_odds",
+            "log_odds_low", "log_odds_high", "valid", "perplexity_ratio", "acceptable", "steerable", "tokens",
+            "tokens_none"]  # fmt: skip
+    drawn = best[best["rate"].notna()]
+    if len(drawn):
+        caption = "Share of complete sequences with the target, without steering and under the best handle."
+        section.figures = [Figure("levers-best", "What moves each target", caption, charts.handles(drawn), drawn[kept])]
+    shown = columns(
+        "label|target", "lever|best handle", "length|length|.2g|of the added vector, in rms lengths of the activations",
+        "baseline_rate|no steering|.1%", "rate|steered|.1%", "odds|times the odds|.1f",
+        "log_odds|log odds ratio|+.2f", "valid|complete|.1%|complete domains that ended by themselves",
+        "perplexity_ratio|perplexity, times baseline|.2f", "tokens|tokens an accepted sequence|,.0f",
+        "tokens_none|without steering|,.0f", "verdict|steers",
+    )  # fmt: skip
+    table = best.assign(
+        rate_note=[f"{r.rate_low:.1%} to {r.rate_high:.1%}" for r in rows(best)],
+        log_odds_note=[f"{r.log_odds_low:+.2f} to {r.log_odds_high:+.2f}" for r in rows(best)],
+        verdict=best["steerable"].map({True: "yes", False: "no"}),
+    )
+    section.tables = [
+        Table("Best handles, on fresh sequences", shown, table, csv="figures/levers-best.csv" if len(drawn) else "")
+    ]
+    return section
+
+
+def sizes(arms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(levers of few latents at the trained vector's length, trained vectors) by target, layer, SAE and seed; fresh
+    sequences where there are some at that length, explored ones otherwise."""
+    if not len(arms):
+        return arms, arms
+    arms = arms.assign(m=arms["kind"].str.extract(SPARSE)[0].astype(float), fresh=arms["stage"] == "confirm")
+    arms = arms[arms["log_odds"].notna()]
+    whole = arms[(arms["kind"] == "trained") & arms["fresh"]].drop_duplicates(["layer", "concept"])
+    few = arms[arms["m"].notna()]
+    at = (whole if len(whole) else few[few["fresh"]].drop_duplicates(["layer", "concept"]))[
+        ["layer", "concept", "length"]
+    ]
+    few = few.merge(at, on=["layer", "concept", "length"])
+    few = few.sort_values("fresh", ascending=False, kind="stable").drop_duplicates(
+        ["layer", "sae", "seed", "concept", "m"]
+    )
+    few = few.sort_values(["concept", "sae", "seed", "m"], kind="stable").astype({"m": int})
+    return few.reset_index(drop=True), whole.reset_index(drop=True)
+
+
+def _sizes(run: Run, arms: pd.DataFrame, palette: Palette, picks: list[Pick]) -> Section:
+    text = (
+        "The latents whose decoder directions, added up, come nearest to the trained vector, pushed as far as that "
+        "vector was. m_half: latents needed for half of its effect, the measure of a dictionary's use for control."
+    )
+    section = Section("How few latents it takes", text, picks=picks)
+    few, whole = sizes(arms)
+    if not len(few):
+        return section
+    renamed = {"log_odds_low": "low", "log_odds_high": "high"}
+    kept = ["sae", "seed", "layer", "concept", "m", "length", "log_odds", "low", "high", "n", "stage"]
+    table = []
+    for (layer, concept), own in grouped(few.rename(columns=renamed), ["layer", "concept"]):
+        name = concept_label(concept)
+        full = whole[(whole["layer"] == layer) & (whole["concept"] == concept)].rename(columns=renamed)
+        caption = f"At {own['length'].iloc[0]:g} rms; 95% intervals. Dashed: the trained vector; dotted: half of it."
+        if (own["stage"] == "explore").any():
+            caption += " Some sizes were written at this length in exploration only, in few sequences: see the CSV."
+        chart = charts.by_size(own[kept], palette, full[["log_odds", "low", "high"]])
+        stem = f"levers-size-{slug(concept)}-layer{layer}"
+        pick = {"layer": str(layer), "target": concept}
+        section.figures.append(Figure(stem, f"{name}: effect by number of latents", caption, chart, own[kept], pick))
+        row = {"label": name, "layer": layer, "length": own["length"].iloc[0]}
+        row["trained"] = full["log_odds"].iloc[0] if len(full) else np.nan
+        for sae, mine in grouped(own, "sae"):
+            effect = mine.groupby("m")["log_odds"].mean()
+            row[sae] = _half(half_size(effect.to_dict(), row["trained"]), int(effect.index.max()))
+        table.append(row)
+    shown = columns("label|target", "layer|layer|d", "length|length|.2g", "trained|trained vector, log odds ratio|+.2f")
+    shown += columns(*(f"{sae}|m_half, {sae}" for sae in dict.fromkeys(few["sae"])))
+    section.tables = [Table("Latents for half of the trained vector's effect", shown, pd.DataFrame(table))]
+    return section
+
+
+def _half(found: float, most: int) -> str | None:
+    if np.isnan(found):
+        return None
+    return f"{found:.1f}" if np.isfinite(found) else f"more than {most}"
+
+
+def _prices(best: pd.DataFrame) -> Section:
+    text = (
+        "What an engineer would do instead is to write without steering and keep what has the target. A common target "
+        "costs few draws either way; steering earns its place where the target is rare. Counted: distinct complete "
+        "sequences that have the target."
+    )
+    section = Section("What it costs against rejection sampling", text)
+    known = best[best["tokens"].notna() & best["tokens_none"].notna()] if len(best) else best
+    if len(known):
+        ways = {"tokens_none": "rejection from the unsteered model", "tokens": "best handle"}
+        data = known[["concept", "label", *ways]].rename(columns=ways)
+        data = data.melt(["concept", "label"], var_name="way", value_name="tokens")
+        caption = "Residues and stops that the model writes for one accepted sequence."
+        section.figures = [Figure("levers-price", "Price", caption, charts.prices(data), data)]
+    return section
+
+
+def _maps(run: Run, target: Pick) -> list[Section]:
+    """The map of control and the credit probe's reliability, of the first steered layer that has them."""
+    layer = run.config["activations"]["layers"][0]
+    folder = f"steering/layer{layer}/levers"
+    control, reliable = run.table(f"{folder}/control_map.parquet"), run.table(f"{folder}/reliability.parquet")
+    where = Section(
+        "Where control lies",
+        "How far a unit push after a block, while a region is written, would move the share of sequences with the "
+        "target: one pass of gradients over unsteered sequences. Early layers and the regions before the property is "
+        "written decide; after it nothing can be changed.",
+        picks=[target],
+    )
+    if len(control):
+        control = _regions(control, "derivative")
+        control["note"] = [f"{r.derivative:.2g}, noise {r.noise:.2g}" for r in rows(control)]
+        here = control[control["layer"] == layer]
+        most = here.groupby("concept")["derivative"].transform("max")
+        share = here.assign(row=here["concept"].map(concept_label), value=here["derivative"] / most.where(most > 0))
+        share = share[share["value"].notna()]
+        if len(share):
+            about = f"Push after block {layer}; each target's derivative by region, as a share of its largest."
+            where.figures.append(
+                _heat("levers-map", "All targets by region", about, share, "share of the largest", ".0%")
+            )
+        for concept, own in grouped(control, "concept"):
+            data = own.assign(row=own["layer"].astype(str), value=own["derivative"])
+            name = f"{concept_label(concept)}: by layer and region"
+            about = "Change of the target's rate per unit length of the best push; the tooltip has its noise."
+            pick = {"target": concept}
+            stem = f"levers-map-{slug(concept)}"
+            where.figures.append(_heat(stem, name, about, data, "derivative", ".2~g", "after block", pick))
+    trust = Section(
+        "Where a property is decided",
+        "How much of the outcome a probe knows by the time a region has been read: 0 nothing yet, 100% settled. The "
+        "rate derivative gives credit by its steps, so a target that the probe never foresees is steered blindly.",
+    )
+    if len(reliable):
+        data = _regions(reliable, "explained").assign(value=lambda t: t["explained"].clip(0, 1))
+        data = data[data["value"].notna()].assign(row=lambda t: t["concept"].map(concept_label))
+        data["note"] = [f"calibration error {r.calibration:.3f}, {r.n:,.0f} residues" for r in rows(data)]
+        if len(data):
+            about = "Explained variance of the outcome, cross-fitted; the tooltip has the calibration error."
+            trust.figures.append(
+                _heat("levers-credit", "Reliability of the credit probe", about, data, "explained", ".0%")
+            )
+    return [where, trust]
+
+
+def _regions(table: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Regions in the chain's order, without the side where there is only one."""
+    place = {region: i for i, region in enumerate(SIDED_REGIONS)}
+    table = table.sort_values("region", key=lambda r: r.map(place), kind="stable").assign(
+        **{value: table[value].astype(float)}
+    )
+    one = table["region"].str[0].nunique() < 2
+    return table.assign(region=table["region"].str.partition("-")[2] if one else table["region"])
+
+
+def _heat(
+    name: str, title: str, about: str, data: pd.DataFrame, axis: str, fmt: str, rows_title: str | None = None,
+    pick: dict[str, str] | None = None,
+) -> Figure:  # fmt: skip
+    order, regions = list(dict.fromkeys(data["row"])), list(dict.fromkeys(data["region"]))
+    chart = charts.heat(data[["row", "region", "value", "note"]], order, regions, axis, fmt, rows_title)
+    return Figure(name, title, about, chart, data, pick or {})
+
+
+def _details(run: Run) -> Section:
+    """The training of the vectors and the latents of the few-latent levers, folded."""
+    section = Section("Tables")
+    layers = run.config["activations"]["layers"]
+    training = [run.table(f"steering/layer{n}/levers/training.parquet").assign(layer=n) for n in layers]
+    if any(len(t) for t in training):
+        table = pd.concat([t for t in training if len(t)], ignore_index=True)
+        table = table.assign(
+            label=table["concept"].map(concept_label), kept=table["accepted"].map({True: "yes", False: "no"})
+        )
+        shown = columns("label|target", "layer|layer|d", "round|round|d", "norm|length|.2f", "rate|rate|.1%",
+                        "valid|complete|.1%", "perplexity_ratio|perplexity, times baseline|.2f",
+                        "kept|good enough")  # fmt: skip
+        section.tables.append(Table("Training of the vectors, round by round", shown, table, folded=True))
+    few = run.of_saes("steering/{}/levers.parquet")
+    if len(few):
+        shown = columns("label|target", "sae|SAE", "layer|layer|d", "seed|seed|d", "m|latents|d", "latent|latent|d",
+                        "weight|weight|+.3f",
+                        "cosine|cosine with the trained vector|.2f|of all the lever's latents together")  # fmt: skip
+        table = few.assign(label=few["concept"].map(concept_label))
+        section.tables.append(Table("Latents of the levers of few latents", shown, table, folded=True))
+    return section
