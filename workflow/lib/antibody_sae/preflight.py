@@ -196,10 +196,15 @@ def steered(config: Mapping[str, Any]) -> int:
     tries = len(steering["criteria"]) * steering["candidates"]
     few = lengths * max(4, -(-steering["explore_n"] // random)) + lengths * steering["random_n"]
     latents = lengths * max(4, -(-steering["explore_n"] // tries)) + sides * steering["n"]
-    single = lengths * steering["explore_n"] + sides * steering["n"]  # matched latents, shuffled signs, directions
-    sae = targets * (tries * latents + 2 * single) + random * few
-    trained = len(saes(config)) * len(config["saes"]["seeds"])
-    layer = trained * sae + 3 * targets * single + random * few + steering["baseline"]
+    single = lengths * steering["explore_n"] + sides * steering["n"]  # an arm that is alone of its kind
+    levers = steering["levers"]
+    kinds = 2 + len(steering["lever_sizes"]) * ("sparse" in levers)  # matched latents, shuffled signs
+    sae = targets * (tries * latents + kinds * single) + random * few
+    trained = sum(each["tokens"] > 0 for each in saes(config).values()) * len(config["saes"]["seeds"])
+    directions = 3 + ("trained" in levers)
+    made = targets * steering["lever_rounds"] * steering["n"] if {"sparse", "trained"} & set(levers) else 0
+    made += steering["gradient_antibodies"]
+    layer = trained * sae + targets * directions * single + random * few + steering["baseline"] + made
     return int(len(config["activations"]["layers"]) * layer)
 
 
