@@ -65,6 +65,8 @@ def test_every_link_to_a_file_is_good(built):
         assert png.read_bytes().startswith(b"\x89PNG")
         assert "<svg" in png.with_suffix(".svg").read_text()[:300]
     kinds = {
+        "claim",
+        "levers",
         "fvu",
         "dead",
         "prefix",
@@ -91,6 +93,41 @@ def test_charts_hold_the_numbers_of_the_tables(built):
     best = criteria[(criteria.selected_by == "f1") & (criteria.sae == "ordered")].set_index("concept")
     for target in synthetic_run.TARGETS:
         assert effects.loc[("Ordered", target), "delta"] == pytest.approx(best.loc[target, "delta"], rel=1e-4)
+
+
+def test_the_overview_says_it_at_a_glance(built):
+    _, html = built
+    top = html[html.index("<h1>What was found</h1>") : html.index('<dl class="tiles">')]
+    assert "One seed: not a test of the claims." in top
+    cards = re.findall(r"<li>(.*?)</li>", top, re.DOTALL)
+    names = ["claim-match", "claim-control", "claim-reliability", "claim-complexity"]
+    assert [re.findall(r'data-name="([^"]+)"', card) for card in cards] == [[name] for name in names]
+    for card in cards:
+        assert card.count('class="verdict ') == 1
+        assert "<summary>How it is decided</summary>" in card
+    control = pd.DataFrame(_values(unpack(html, "charts-overview")["claim-control"], "who"))
+    assert set(control["who"]) == {"latent with the best F1", "trained vector"}
+
+
+def _values(spec, key):
+    """The rows of a specification's first layer whose data have `key`."""
+    for layer in spec["layer"]:
+        rows = layer["data"]["values"]
+        if key in rows[0]:
+            return rows
+    raise AssertionError(f"no layer has {key}")
+
+
+def test_the_data_table_says_what_is_whole(built):
+    _, html = built
+    rows = dict(re.findall(r'<th scope="row">([^<]+)</th><td class="num" data-sort="(\d+)', html))
+    assert rows["complete domains (IMGT 1 or 2 to 127 or 128)"] == "32"
+    assert rows["conserved cysteines at 23 and 104"] == "39"
+    assert rows["V germline identity below 75%"] == "2"
+    assert rows["refused: stop codon"] == "2"
+    assert "80.0% of chains with a domain" in html
+    assert "run in float32" in html
+    assert re.search(r"written on a processor with (AVX|NEON|DEFAULT|\w)", html)
 
 
 def test_every_latent_is_there_with_its_antibodies(built):
@@ -206,7 +243,7 @@ def test_dark_page_swaps_every_colour_of_the_light_one(built):
     _, html = built
     swap = {colour.lower() for colour in figures_base.DARK}
     used = set()
-    for tab in ("overview", "training", "concepts", "steering"):
+    for tab in ("overview", "training", "concepts", "steering", "levers"):
         used |= set(re.findall(r'"(#[0-9A-Fa-f]{6})"', json.dumps(unpack(html, f"charts-{tab}"))))
     assert used
     assert {colour.lower() for colour in used} <= swap

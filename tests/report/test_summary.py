@@ -49,6 +49,12 @@ def test_summary_repeats_the_tables(run, summary):
     assert summary["counts"]["residues"] == 40 * 120
     assert summary["counts"]["rejected"] == {"stop codon": 2}
     assert summary["counts"]["not_numbered"] == {"no domain found": 1}
+    assert (summary["counts"]["domains"], summary["counts"]["truncated"], summary["counts"]["low_identity"]) == (
+        40,
+        8,
+        2,
+    )
+    assert summary["model"]["dtype"] == "float32"
     criteria = pd.read_csv(run.folder / "tables" / "steering_by_criterion.csv")
     for row in summary["saes"]:
         own = criteria[(criteria["sae"] == row["sae"]) & (criteria["selected_by"] == "f1")]
@@ -112,7 +118,7 @@ def test_association_is_judged_where_the_trained_vector_steers(run, best_f1, tra
     finding = findings.selection(run, _claims(rows, seeds))
     assert finding["verdict"] == verdict
     if trained:
-        assert f"Of 8 targets the trained vector steers {trained}" in finding["text"]
+        assert f"Of 8 targets the trained vector steers {trained};" in finding["text"]
         assert f"{best_f1 * seeds} of {8 * seeds} do" in finding["text"]
 
 
@@ -128,7 +134,10 @@ def test_ordered_is_compared_over_targets_and_not_over_arms(run, gain, seeds, ve
     finding = findings.orderedness(run, _claims(rows, seeds))[0]
     assert finding["verdict"] == verdict
     assert f"0 of {8 * seeds} with TopK" in finding["text"]
-    assert "in log odds" in finding["text"]
+    figures = dict(finding["figures"])
+    shown = figures["Ordered less TopK, same target and length, log odds ratio"]
+    assert shown.startswith(f"{gain:+.0f}"[0]) or gain == 0
+    assert ("[" in shown) == (seeds > 1 or len(TARGETS) > 2)
 
 
 def _rows(shares):
@@ -157,6 +166,16 @@ def test_a_run_that_leaves_stages_out_says_so(tmp_path):
     assert [finding["verdict"] for finding in found["findings"]][1:] == ["not tested"] * 3
     assert "change" not in found["saes"][0]
     assert tables_summary.headline(found).splitlines()[2].rstrip().endswith("-")
+
+
+def test_a_finding_is_one_sentence_with_its_figures_apart(summary):
+    for finding in summary["findings"]:
+        assert finding["verdict"] == findings.ONE_SEED
+        assert finding["text"].endswith(".")
+        assert finding["text"].count(". ") == 0, "one sentence"
+        assert all(len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in finding["figures"])
+        assert finding["figures"]
+        assert "confirmed where" in finding["rule"]
 
 
 def test_points_of_a_change():

@@ -82,7 +82,7 @@ def quick(quick_run):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_tab_draws_its_charts_within_the_screen(browser, quick, tmp_path, size, scheme):
     page = Page(browser, quick, size, scheme)
-    for tab in ("overview", "training", "concepts", "latents", "steering"):
+    for tab in ("overview", "training", "concepts", "latents", "steering", "levers"):
         page.tab(tab)
         for figure in page.all(f"#{tab} figure.chart:not([hidden])"):
             browser.execute_script("arguments[0].scrollIntoView()", figure)
@@ -109,6 +109,24 @@ def test_a_latent_is_found_opened_and_left(browser, quick):
     sae, latent = page.text("#latent .near a")[0].split()[:2]
     page.one("#latent .near a").click()
     page.until(lambda: page.text("#latent h2")[0].startswith(f"{sae}: latent {latent}"), "the nearest latent opens")
+    assert page.console() == []
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_tab_opens_with_its_first_latent(browser, quick, size):
+    page = Page(browser, quick, size)
+    page.tab("latents")
+    page.until(lambda: page.text("#rows tbody tr[data-latent]"), "the list fills")
+    assert page.one("#rows").is_displayed(), "the list is not covered where there is room for one only"
+    if size == "wide":
+        row = page.one("#rows tbody tr[data-latent]").get_attribute("data-latent")
+        page.until(lambda: page.text("#latent h2")[:1] and f"latent {row}" in page.text("#latent h2")[0], "it opens")
+        other = page.all("#which option")[1].get_attribute("value")
+        browser.execute_script(
+            "const w = document.querySelector('#which'); w.value = arguments[0]; w.dispatchEvent(new Event('change'))",
+            other,
+        )
+        page.until(lambda: "Ordered" in page.text("#latent h2")[0], "the other SAE's first latent opens")
     assert page.console() == []
 
 
@@ -165,7 +183,8 @@ def test_the_keyboard_is_enough(browser, quick):
     page.key("#tab-overview", Keys.ARROW_RIGHT)
     assert page.one("#training").is_displayed()
     page.key("#tab-training", Keys.END)
-    assert page.one("#steering").is_displayed()
+    assert page.one("#levers").is_displayed()
+    page.key("#tab-levers", Keys.ARROW_LEFT)
     page.key("#tab-steering", Keys.ARROW_LEFT)
     page.until(lambda: page.text("#rows tbody tr[data-latent]"), "the list fills")
     page.key("#search", "1" + Keys.ENTER)

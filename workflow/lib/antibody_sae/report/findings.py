@@ -110,7 +110,9 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
     figures = []
     difference = control["difference"]
     if difference["mean"] is not None:
-        figures.append(("share of targets steered, best F1 less trained vector", interval(difference)))
+        figures.append(
+            ("share of targets steered, best F1 less trained vector", f"{interval(difference, 100, '+.0f')} points")
+        )
     for sae, entry in claims["by_sae"].items():
         figures += [
             (f"Spearman's correlation of {CRITERIA[key].title} with the effect, within targets, {title(sae)}",

@@ -64,7 +64,7 @@ def mapping_table(criteria: pd.DataFrame) -> pd.DataFrame:
         for kind, one in mine[mine["kind"] != "latent"].drop_duplicates("kind").set_index("kind").iterrows():
             row |= {f"{kind}_delta": one["delta"], f"{kind}_steerable": one["steerable"]}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else [*BRANCH, "concept", "baseline_rate"])
 
 
 def _series(table: pd.DataFrame, column: str) -> pd.Series:

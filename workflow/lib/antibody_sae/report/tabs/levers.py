@@ -133,12 +133,14 @@ def _best(best: pd.DataFrame) -> Section:
         "label|target", "lever|best handle", "length|length|.2g|of the added vector, in rms lengths of the activations",
         "baseline_rate|no steering|.1%", "rate|steered|.1%", "odds|times the odds|.1f",
         "log_odds|log odds ratio|+.2f", "valid|complete|.1%|complete domains that ended by themselves",
-        "perplexity_ratio|perplexity, times baseline|.2f", "tokens|tokens an accepted sequence|,.0f",
-        "tokens_none|without steering|,.0f", "verdict|steers",
+        "perplexity_ratio|perplexity ratio|.2f|to the unsteered sequences'",
+        "tokens|tokens an accepted one|,.0f|residues and stops written for one distinct sequence with the target",
+        "verdict|steers",
     )  # fmt: skip
     table = best.assign(
         rate_note=[f"{r.rate_low:.1%} to {r.rate_high:.1%}" for r in rows(best)],
         log_odds_note=[f"{r.log_odds_low:+.2f} to {r.log_odds_high:+.2f}" for r in rows(best)],
+        tokens_note=[f"{r.tokens_none:,.0f} without" if np.isfinite(r.tokens_none) else None for r in rows(best)],
         verdict=best["steerable"].map({True: "yes", False: "no"}),
     )
     section.tables = [
@@ -170,7 +172,7 @@ def sizes(arms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def _sizes(run: Run, arms: pd.DataFrame, palette: Palette, picks: list[Pick]) -> Section:
     text = (
         "The latents whose decoder directions, added up, come nearest to the trained vector, pushed as far as that "
-        "vector was. m_half: latents needed for half of its effect, the measure of a dictionary's use for control."
+        "vector was. m_half: latents needed for half of its effect, where it has one: a dictionary's use for control."
     )
     section = Section("How few latents it takes", text, picks=picks)
     few, whole = sizes(arms)
@@ -191,12 +193,13 @@ def _sizes(run: Run, arms: pd.DataFrame, palette: Palette, picks: list[Pick]) ->
         section.figures.append(Figure(stem, f"{name}: effect by number of latents", caption, chart, own[kept], pick))
         row = {"label": name, "layer": layer, "length": own["length"].iloc[0]}
         row["trained"] = full["log_odds"].iloc[0] if len(full) else np.nan
+        moved = len(full) and full["low"].iloc[0] > 0
         for sae, mine in grouped(own, "sae"):
             effect = mine.groupby("m")["log_odds"].mean()
-            row[sae] = _half(half_size(effect.to_dict(), row["trained"]), int(effect.index.max()))
+            row[sae] = _half(half_size(effect.to_dict(), row["trained"] if moved else np.nan), int(effect.index.max()))
         table.append(row)
     shown = columns("label|target", "layer|layer|d", "length|length|.2g", "trained|trained vector, log odds ratio|+.2f")
-    shown += columns(*(f"{sae}|m_half, {sae}" for sae in dict.fromkeys(few["sae"])))
+    shown += columns(*(f"{sae}|m_half, {sae}" for sae in palette.saes if (few["sae"] == sae).any()))
     section.tables = [Table("Latents for half of the trained vector's effect", shown, pd.DataFrame(table))]
     return section
 
@@ -232,8 +235,7 @@ def _maps(run: Run, target: Pick) -> list[Section]:
     where = Section(
         "Where control lies",
         "How far a unit push after a block, while a region is written, would move the share of sequences with the "
-        "target: one pass of gradients over unsteered sequences. Early layers and the regions before the property is "
-        "written decide; after it nothing can be changed.",
+        "target: one pass of gradients over unsteered sequences. Once its residues are written, nothing changes it.",
         picks=[target],
     )
     if len(control):

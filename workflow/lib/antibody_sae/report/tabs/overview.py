@@ -139,9 +139,8 @@ def overview(run: Run, summary: Mapping[str, Any]) -> list[Section]:
     figures = [(f["claim"], what, value) for f in summary["findings"] for what, value in f["figures"]]
     sections = []
     if figures:
-        shown = columns("claim|claim", "what|what was measured", "value|figure, 95% interval in brackets")
+        shown = columns("what|what was measured", "value|figure, 95% interval in brackets", "claim|claim")
         table = pd.DataFrame(figures, columns=["claim", "what", "value"])
-        table["claim"] = table["claim"].where(~table["claim"].duplicated(), "")
         sections.append(Section("The claims in figures", tables=[Table("Claims", shown, table)]))
     sections += [
         Section(
