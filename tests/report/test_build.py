@@ -110,12 +110,9 @@ def test_the_overview_says_it_at_a_glance(built):
 
 
 def _values(spec, key):
-    """The rows of a specification's first layer whose data have `key`."""
-    for layer in spec["layer"]:
-        rows = layer["data"]["values"]
-        if key in rows[0]:
-            return rows
-    raise AssertionError(f"no layer has {key}")
+    """The rows of a specification's dataset that has `key`."""
+    (rows,) = [rows for rows in spec["datasets"].values() if key in rows[0]]
+    return rows
 
 
 def test_the_data_table_says_what_is_whole(built):
