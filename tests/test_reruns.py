@@ -37,12 +37,10 @@ def reruns(root, library):
         if path.name != "__init__.py":
             text = path.read_text()
             path.write_text(text + "\nEDITED = True\n")
-            source._parsed.cache_clear()
             after = hashes(rules)
             path.write_text(text)
             name = ".".join(path.relative_to(library).with_suffix("").parts)
             table[name] = {rule for rule in rules if after[rule] != before[rule]}
-    source._parsed.cache_clear()
     return table
 
 

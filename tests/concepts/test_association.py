@@ -262,7 +262,7 @@ def test_tables_over_saes(found):
     assert (count["interpretable"] == found.latents["interpretable"].sum()).all()
     assert (count["alive"] == LATENTS).all()
     hard = concepts_tables.complexity(tables)
-    assert set(hard["subset"]) == {"all", "first 64", "others"}
+    assert set(hard["subset"]) == {"all", "first 64", "others", "matched density"}
     assert hard.query("subset == 'all'")["density_mean"].iloc[0] == pytest.approx(found.latents["density"].mean())
     assert {"layer", "sae", "seed", "concept", "f1", "f1_neuron", "f1_probe_raw"} <= set(
         concepts_tables.best_latents([found.best.assign(layer=2, sae="topk", seed=0)])

@@ -54,8 +54,8 @@ def make_store(folder: Path, x: torch.Tensor, shards: int = 3, **changes) -> Sto
         entries.append({"file": name, "n": len(ids), "sha256": digest})
     manifest = {
         "format": 1, "model": "stub", "revision": None, "weights_sha256": "w", "tokenizer_sha256": "t", "layer": 2,
-        "hook": "h.1", "dtype": "float32", "n": len(x), "d_model": D, "mean": x.mean(0).tolist(),
-        "scale": float((x - x.mean(0)).square().mean().sqrt()), "shards": entries,
+        "hook": "h.1", "model_dtype": "float32", "dtype": "float32", "n": len(x), "d_model": D,
+        "mean": x.mean(0).tolist(), "scale": float((x - x.mean(0)).square().mean().sqrt()), "shards": entries,
     }  # fmt: skip
     write_json({**manifest, **changes}, folder / "manifest.json")
     return Store(folder)

@@ -102,7 +102,8 @@ def test_a_candidate_that_is_a_random_latent_passes_one_time_in_twenty(spread, p
         odds += arms["log_odds"].tolist()
     assert len(p) > 80
     assert np.isfinite(p).all(), "there are random arms of every confirmed length"
-    assert np.mean(np.array(p) < 0.05) < 0.05 + 2 * (0.05 * 0.95 / len(p)) ** 0.5
+    independent = len(p) / 2  # the arms of a run share their random arms, so they pass and fail together
+    assert np.mean(np.array(p) < 0.05) < 0.05 + 2 * (0.05 * 0.95 / independent) ** 0.5
     if spread == 0:
         assert abs(np.mean(odds)) < 0.06, "nothing was there, and the confirmed figures say so, whatever was chosen"
 

@@ -125,11 +125,13 @@ class SAE:
             return Codes(torch.where(active > 0, chosen, 0).int(), active)
         indices = np.empty((len(y), self.k), dtype=np.int32)
         values = np.empty((len(y), self.k), dtype=np.float32)
+        weight, bias = self.encoder_weight.numpy(), self.encoder_bias.numpy()
         for start in range(0, len(y), TILE):
             tile = slice(start, start + TILE)
-            hidden = preactivations(y[tile], self.encoder_weight, self.encoder_bias)
-            kernels.select_topk(sort_keys(hidden), self.k, _ALL, indices[tile])
-            kernels.take(hidden.numpy(), indices[tile], 0, self.k, values[tile])
+            keys = sort_keys(preactivations(y[tile], self.encoder_weight, self.encoder_bias))
+            kernels.select_topk(keys, self.k, _ALL, indices[tile])
+            # anew, and not from the product, whose last bits depend on the number of rows
+            kernels.activations(y[tile].numpy(), weight, bias, indices[tile], 0, self.k, values[tile])
         indices[values == 0] = 0
         return Codes(torch.from_numpy(indices), torch.from_numpy(values))
 
