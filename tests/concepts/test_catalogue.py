@@ -157,6 +157,9 @@ def test_a_frequent_pair_is_the_residue_at_its_position(labels, run_folder):
     wanted = ["position=H105:S", "position=H200:W"]
     again = labelling.label(labelling.read_blocks(run_folder, SETTINGS), SETTINGS, wanted)[0]
     assert [n for n in again.residue_names if n.startswith("position=")] == wanted
+    frequent = labelling.label(labelling.read_blocks(run_folder, SETTINGS), SETTINGS)[0].residue_names
+    rare = labelling.label(labelling.read_blocks(run_folder, SETTINGS), SETTINGS, also=["position=H200:W"])[0]
+    assert rare.residue_names == [*frequent, "position=H200:W"], "a target is labelled however rare it is"
     assert again.having("position=H105:S").tolist() == [True, False, False, False]
     assert not again.having("position=H200:W").any()
     assert again.having("j-gene=IGHJ5").tolist() == [False, False, False, True]

@@ -555,7 +555,7 @@ class FakeModel:
     def log_likelihood(self, passages, layer=None, edit=None):
         tokens = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(p.tokens) for p in passages], batch_first=True)
         hidden = self.table[tokens]
-        edited = hidden if edit is None else edit(hidden, tokens)
+        edited = hidden if edit is None else edit(hidden, tokens, torch.arange(len(tokens)))
         residues = torch.isin(tokens, torch.tensor([5, 6, 7]))
         assert torch.equal(edited[~residues], hidden[~residues]), "tags and padding stay as they are"
         self.seen.append(edited[residues])

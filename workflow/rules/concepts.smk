@@ -27,6 +27,7 @@ rule label_concepts:
     params:
         run=lambda wildcards, input: str(Path(input.splits).parents[1]),
         concepts=pick("concepts", "bins", "metadata", "position_pairs", "min_clusters"),
+        also=[str(t) for t in config["steering"]["targets"] if t.startswith("position=")],  # however rare
         code=code("label_concepts.py"),
     script:
         "../scripts/label_concepts.py"

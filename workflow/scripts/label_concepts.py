@@ -11,7 +11,8 @@ snakemake = globals()["snakemake"]
 with job(snakemake):
     settings, said = labelling.settle_metadata(snakemake.params.run, snakemake.params.concepts)
     print(*(f"metadata column {line}" for line in said), sep="\n", file=sys.stderr)
-    labels, groups = labelling.label(labelling.read_blocks(snakemake.params.run, settings), settings)
+    blocks = labelling.read_blocks(snakemake.params.run, settings)
+    labels, groups = labelling.label(blocks, settings, also=snakemake.params.also)
     support = labelling.save(labels, groups, settings, Path(snakemake.output.labels).parent)
     untestable = support[support["status"] != "ok"]
     print(f"{len(support)} concepts, {len(untestable)} of them untestable:", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,12 +101,12 @@ def _csr(columns: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def label(
-    blocks: Iterator[Block], settings: Mapping[str, Any], pairs: list[str] | None = None
+    blocks: Iterator[Block], settings: Mapping[str, Any], pairs: list[str] | None = None, also: Sequence[str] = ()
 ) -> tuple[Labels, pd.DataFrame]:
     """Label antibodies block by block.
 
     `pairs` are the residue-at-position concepts to look for (`position=H105:C`); None takes the most frequent of the
-    training split. Returns the labels and a table of the groups. Raises InputError for an unknown metadata column.
+    training split, and those named in `also`. Returns the labels and a table of the groups. Raises InputError for an unknown metadata column.
     """
     residue_names, antibody_names, place_names = _Names(), _Names(), _Names()
     widths: dict[str, list[np.ndarray]] = {"residue": [], "antibody": []}
@@ -147,7 +147,7 @@ def label(
     positions = [places[p] for p in order]
     owner_split = np.repeat(joined["split"], joined["length"])
     pair_columns = _pair_codes(
-        residue_names, positions, position, joined["letter"], owner_split, pairs, settings["position_pairs"]
+        residue_names, positions, position, joined["letter"], owner_split, pairs, settings["position_pairs"], also
     )
     widths["residue"].append(np.empty(0, np.int64))
     base_width, base = np.concatenate(widths["residue"]), np.concatenate([*entries["residue"], np.empty(0, np.int32)])
@@ -220,7 +220,7 @@ def _place_key(place: str) -> tuple[str, int, int]:
 
 def _pair_codes(
     names: _Names, positions: list[str], position: np.ndarray, letter: np.ndarray, split: np.ndarray,
-    pairs: list[str] | None, most: int,
+    pairs: list[str] | None, most: int, also: Sequence[str],
 ) -> np.ndarray:  # fmt: skip
     """[residues] concept number of the residue's own (position, residue) pair, -1 where that is not a concept."""
     key = position.astype(np.int64) * len(RESIDUES) + letter
@@ -234,6 +234,7 @@ def _pair_codes(
         wanted = [
             f"{PAIRS.name}={positions[k // len(RESIDUES)]}:{RESIDUES[k % len(RESIDUES)]}" for k in best if fits[k]
         ]
+        wanted = list(dict.fromkeys([*wanted, *also]))
     else:
         wanted = pairs
     table = np.full(size + 1, -1, np.int32)
