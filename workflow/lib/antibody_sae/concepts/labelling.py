@@ -106,7 +106,8 @@ def label(
     """Label antibodies block by block.
 
     `pairs` are the residue-at-position concepts to look for (`position=H105:C`); None takes the most frequent of the
-    training split, and those named in `also`. Returns the labels and a table of the groups. Raises InputError for an unknown metadata column.
+    training split, and those named in `also`. Returns the labels and a table of the groups. Raises InputError for an
+    unknown metadata column.
     """
     residue_names, antibody_names, place_names = _Names(), _Names(), _Names()
     widths: dict[str, list[np.ndarray]] = {"residue": [], "antibody": []}
