@@ -147,7 +147,8 @@ class _Pool:
 
     def __init__(self, arms: pd.DataFrame, kind: str, baseline: pd.DataFrame, targets: Mapping[str, str]) -> None:
         random = arms[arms["kind"] == kind]
-        self._targets, self._baseline = targets, baseline
+        self._targets: Mapping[str, str] = targets
+        self._none: Mapping[str, Any] = baseline[["hits", "n_valid"]].to_dict("index")
         self._n, self._chains = random["n_valid"].to_numpy(float), random["chains"].to_numpy()
         self._arm, self._length = random["arm"].to_numpy(), random["length"].to_numpy()
         self._hits = {target: random[f"hits:{target}"].to_numpy(float) for target in targets}
@@ -171,7 +172,7 @@ class _Pool:
         if there.sum() < FEWEST:
             return {"effect_sd": np.nan, "random_low": np.nan, "random_high": np.nan}
         hits, n = self._hits[target][there], self._n[there]
-        hits0, n0 = self._baseline.at[target, "hits"], self._baseline.at[target, "n_valid"]
+        hits0, n0 = self._none[target]["hits"], self._none[target]["n_valid"]
         odds = log_odds_ratio(hits, n, hits0, n0)[0]
         change, sd = hits / n - hits0 / n0, odds.std(ddof=1)
         place = float((log_odds - odds.mean()) / sd) if sd > 0 else np.nan
