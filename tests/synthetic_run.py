@@ -247,7 +247,13 @@ def _joined(plan: plans.Plan, lift: dict[tuple[str, int], float], rng: np.random
 def _explored(rows: list[dict[str, Any]]) -> plans.Plan:
     """Each row at both of LENGTHS; a latent's strength is 1 at the second."""
     spread = [
-        {"n": 60, **row, "length": length, "strength": length / LENGTHS[1] if "latent" in row else np.nan}
+        {
+            "n": 60,
+            "chains": "H",
+            **row,
+            "length": length,
+            "strength": length / LENGTHS[1] if "latent" in row else np.nan,
+        }
         for row in rows
         for length in ((0.0,) if row["kind"] == "none" else LENGTHS)
     ]
@@ -341,7 +347,8 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
                 for j in (3, 9, 14, 20, *range(40, 48)) for t in TARGETS
             ]).astype({"latent": "Int64"})  # fmt: skip
         looked = {unit: _joined(plan, lift[unit], rng) for unit, plan in explored.items()}
-        lengths = doses.choose(list(looked.values()), TARGETS, 1.2)
+        written = dict.fromkeys(TARGETS, "H")
+        lengths = doses.choose(list(looked.values()), written, 1.2)
         confirmed = {unit: plans.confirm(plan, lengths, CONFIRMED) for unit, plan in explored.items()}
         fresh = {unit: _joined(plan, lift[unit], rng) for unit, plan in confirmed.items()}
         write_parquet(lengths, folder / "doses.parquet")
@@ -350,7 +357,7 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
             for unit, plan in of.items():
                 write_parquet(plan.table, folder / unit / stage / "plan.parquet")
                 write_parquet(_outcomes(plan.table, rng), folder / unit / stage / "outcomes.parquet")
-        for unit, (table, side) in effects.effects(fresh, looked, lengths, tested, TARGETS, 1.2).items():
+        for unit, (table, side) in effects.effects(fresh, looked, lengths, tested, written, 1.2).items():
             sae = units[unit]
             write_parquet(table, folder / unit / "effects.parquet")
             write_parquet(side, folder / unit / "side_effects.parquet")

@@ -21,6 +21,7 @@ from planted import planted_model, tiny_model
 
 WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": False}
 TARGET = "v-gene=IGHV-W"
+TARGETS = {TARGET: "H"}
 SETTINGS = {
     "criteria": ["f1", "r", "rate_derivative", "decoder_alignment", "earliest"], "candidates": 2, "norms": [-0.9, 0.9],
     "explore_n": 60, "n": 200, "baseline": 500, "random_latents": 8, "random_n": 100, "seed": 1,
@@ -103,15 +104,15 @@ def compared(planted):
     rms = steering_directions.typical_length(planted["store"])
     lever = {"sparse_2": planted["sae"].directions[[0]] + planted["sae"].directions[[5]]}
     explored = {
-        "controls": plans.explore_layer(planted["known"], [TARGET], SETTINGS, planted["store"]),
-        "x": plans.explore_sae(planted["sae"], known, chosen, lever, [TARGET], SETTINGS, rms, 0),
+        "controls": plans.explore_layer(planted["known"], TARGETS, SETTINGS, planted["store"]),
+        "x": plans.explore_sae(planted["sae"], known, chosen, lever, TARGETS, SETTINGS, rms, 0),
     }
     looked = {unit: outcomes_of(planted["model"], plan, i) for i, (unit, plan) in enumerate(explored.items())}
-    lengths = doses.choose(list(looked.values()), [TARGET], 2.0)
+    lengths = doses.choose(list(looked.values()), TARGETS, 2.0)
     confirmed = {unit: plans.confirm(plan, lengths, SETTINGS) for unit, plan in explored.items()}
     fresh = {unit: outcomes_of(planted["model"], plan, 2 + i) for i, (unit, plan) in enumerate(confirmed.items())}
     tested = {"x": criteria.tested(known, [TARGET], explored["x"].table["latent"].dropna().astype(int).tolist())}
-    ((table, side),) = effects.effects(fresh, looked, lengths, tested, [TARGET], 2.0).values()
+    ((table, side),) = effects.effects(fresh, looked, lengths, tested, TARGETS, 2.0).values()
     return {"known": known, "chosen": chosen[0], "explored": explored, "looked": looked, "lengths": lengths,
             "confirmed": confirmed, "tested": tested, "effects": table, "side": side}  # fmt: skip
 
@@ -120,9 +121,9 @@ def test_a_model_whose_sequences_cannot_be_numbered_gives_no_effect(planted, com
     """Its rates are shares of nothing: nan, and nothing is steerable."""
     nothing = {unit: arms.assign(valid=0.0, n_valid=0, **{f"hits:{TARGET}": 0}) for unit, arms in
                compared["looked"].items()}  # fmt: skip
-    lengths = doses.choose(list(nothing.values()), [TARGET], 2.0)
+    lengths = doses.choose(list(nothing.values()), TARGETS, 2.0)
     assert not lengths["acceptable"].any()
-    ((table, _),) = effects.effects(nothing, nothing, lengths, compared["tested"], [TARGET], 2.0).values()
+    ((table, _),) = effects.effects(nothing, nothing, lengths, compared["tested"], TARGETS, 2.0).values()
     assert table[["rate", "delta", "log_odds"]].isna().all(axis=None)
     assert not table["steerable"].any()
     by = claims.by_criterion(table.assign(**ABOUT))

@@ -9,7 +9,7 @@ import torch
 from antibody_sae.sae.model import SAE
 from antibody_sae.steering import criteria, doses, effects, plans
 
-TARGETS = [f"v-gene={letter}" for letter in "abcdefgh"]
+TARGETS = {f"v-gene={letter}": "H" for letter in "abcdefgh"}
 SETTINGS = {"criteria": ["f1", "earliest"], "candidates": 1, "norms": [0.15, 0.3, 0.45], "explore_n": 16, "n": 96,
             "random_n": 24, "random_latents": 12, "baseline": 1000, "seed": 0}  # fmt: skip
 LATENTS, WIDTH = 80, 8

@@ -42,7 +42,7 @@ rule steer_targets:
         runtime=minutes(10),
     params:
         targets=STEERING["targets"],
-        chains=WRITING["chains"],
+        passages=settings.passages(config),
         code=code("steer_targets.py"),
     script:
         "../scripts/steer_targets.py"
@@ -73,7 +73,6 @@ rule steer_controls:
         runtime=minutes(60),
     params:
         steering=pick("steering", "levers", "norms", "random_latents", "explore_n", "baseline", "seed"),
-        chains=WRITING["chains"],
         code=code("steer_controls.py"),
     script:
         "../scripts/steer_controls.py"
@@ -179,7 +178,6 @@ rule steer_plan:
     params:
         model=config["model"],
         steering=pick("steering", "criteria", "candidates", "norms", "random_latents", "explore_n", "seed"),
-        chains=WRITING["chains"],
         species=WRITING["species"],
         code=code("steer_plan.py"),
     script:

@@ -18,7 +18,7 @@ with job(snakemake):
         model,
         layer,
         levers,
-        read_json(found.counts) if found.counts else {},
+        read_json(found.counts)[params.writing["chains"]] if found.counts else {},
         {"writing": params.writing, "numbering": params.numbering, "concepts": params.concepts},
         build.training_texts(read_parquet(found.antibodies), read_parquet(found.splits), params.writing["chains"]),
         read_parquet(found.natural) if found.natural else None,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from antibody_sae.activations import Store
 from antibody_sae.concepts import labelling
-from antibody_sae.io import read_json, read_safetensors, write_json, write_parquet, write_safetensors
+from antibody_sae.io import read_safetensors, write_json, write_parquet, write_safetensors
 from antibody_sae.jobs import job
 from antibody_sae.steering import directions, plans, targets
 
@@ -14,12 +14,13 @@ with job(snakemake):
     found, settings = snakemake.input, snakemake.params.steering
     store = Store(Path(found.manifest).parent, {"layer": int(snakemake.wildcards.layer)})
     labels = labelling.load(Path(found.labels).parent)
-    wanted = read_json(found.targets)["targets"]
-    panel = targets.panel(labels, wanted)
+    wanted = targets.read(found.targets)
+    panel = targets.panel(labels, list(wanted))
     known = directions.directions(store, labels, panel) | read_safetensors(found.levers)
     steered = {kind: rows for kind, rows in known.items() if kind != "trained" or "trained" in settings["levers"]}
     plan = plans.explore_layer(steered, wanted, settings, store)
     write_safetensors({name: rows.contiguous() for name, rows in known.items()}, snakemake.output.directions)
-    write_json(targets.typical_counts(labels, panel, snakemake.params.chains[0]), snakemake.output.counts)
+    counts = {chains: targets.typical_counts(labels, panel, chains[0]) for chains in targets.by_chains(wanted)}
+    write_json(counts, snakemake.output.counts)
     write_safetensors({"vectors": plan.vectors}, snakemake.output.vectors)
     write_parquet(plan.table, snakemake.output.plan)

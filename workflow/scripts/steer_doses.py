@@ -1,8 +1,8 @@
 """The length of each target and kind of arm in a layer, from what was explored."""
 
-from antibody_sae.io import read_json, read_parquet, write_parquet
+from antibody_sae.io import read_parquet, write_parquet
 from antibody_sae.jobs import job
-from antibody_sae.steering import doses, measured
+from antibody_sae.steering import doses, measured, targets
 
 snakemake = globals()["snakemake"]
 
@@ -12,5 +12,5 @@ with job(snakemake):
         measured.joined(read_parquet(plan), read_parquet(outcomes))
         for plan, outcomes in zip(found.plans, found.outcomes, strict=True)
     ]
-    table = doses.choose(explored, read_json(found.targets)["targets"], bound)
+    table = doses.choose(explored, targets.read(found.targets), bound)
     write_parquet(table, snakemake.output[0])

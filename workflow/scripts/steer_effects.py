@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pandas as pd
-from antibody_sae.io import read_json, read_parquet, write_parquet
+from antibody_sae.io import read_parquet, write_parquet
 from antibody_sae.jobs import job
-from antibody_sae.steering import effects, measured
+from antibody_sae.steering import effects, measured, targets
 
 snakemake = globals()["snakemake"]
 
@@ -27,7 +27,7 @@ with job(snakemake):
         arms("explore"),
         read_parquet(found.doses),
         {unit: read_parquet(folder / unit / "tested.parquet") for unit in units},
-        read_json(found.targets)["targets"],
+        targets.read(found.targets),
         snakemake.params.steering["perplexity_bound"],
     )
     for unit, (table, side_effects) in compared.items():

@@ -15,19 +15,18 @@ with job(snakemake):
     settings, layer = params.steering, int(wildcards.layer)
     model = models.load(params.model)
     plan = read_parquet(found.plan)
-    where = parse_where(settings["where"], read_json(found.counts))
-    written = sampling.generate(
+    where = {chains: parse_where(settings["where"], counts) for chains, counts in read_json(found.counts).items()}
+    vectors = read_safetensors(found.vectors)["vectors"]
+    written = sampling.write(
         model,
         layer,
-        [Intervention(vector=vector, where=where) for vector in read_safetensors(found.vectors)["vectors"]],
-        plan["n"].tolist(),
+        plan,
+        [Intervention(vector=v, where=where[chains]) for v, chains in zip(vectors, plan["chains"], strict=True)],
         params.writing,
+        params.species,
+        settings["scored"],
         [settings["seed"], layer, zlib.crc32(f"{wildcards.unit}/{wildcards.stage}".encode())],
         int(wildcards.chunk),
         settings["chunks"],
-    )
-    unsteered = plan.loc[plan["kind"] == "none", "arm"].tolist()
-    written["log_likelihood"] = sampling.log_likelihoods(
-        model, written, params.writing, params.species, settings["scored"], unsteered
     )
     write_parquet(written, snakemake.output[0])

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import pandas as pd
 from antibody_sae.activations import Store
 from antibody_sae.concepts import labelling
 from antibody_sae.interventions import parse_where
-from antibody_sae.io import read_json, write_parquet, write_safetensors
+from antibody_sae.io import write_parquet, write_safetensors
 from antibody_sae.jobs import job
 from antibody_sae.models import model as models
 from antibody_sae.steering import control_map, targets, trained
@@ -15,22 +16,25 @@ snakemake = globals()["snakemake"]
 
 with job(snakemake):
     params, layer = snakemake.params, int(snakemake.wildcards.layer)
-    settings, wanted = params.steering, read_json(snakemake.input.targets)["targets"]
+    settings, wanted = params.steering, targets.read(snakemake.input.targets)
     model = models.load(params.model)
     store = Store(Path(snakemake.input.manifest).parent, {**model.provenance, "layer": layer})
     labels = labelling.load(Path(snakemake.input.labels).parent)
-    counts = targets.typical_counts(labels, targets.panel(labels, wanted), params.writing["chains"][0])
-    judge = trained.catalogue_judge(
-        wanted, params.writing, {"numbering": params.numbering, "concepts": params.concepts}
-    )
-    where = parse_where(settings["where"], counts)
-    bench = trained.Workbench(model, layer, where, params.writing, wanted, judge)
-    base = bench.base(settings["gradient_antibodies"], settings["seed"])
-    vectors, history = trained.levers(bench, base, settings, typical_length(store))
-    about = {**model.provenance, "layer": layer, "targets": wanted}
+    panel, sections = targets.panel(labels, list(wanted)), {"numbering": params.numbering, "concepts": params.concepts}
+    made: dict[str, list] = {"vectors": [], "training": [], "reliability": [], "control_map": []}
+    for chains, mine in targets.by_chains(wanted).items():
+        writing = {**params.writing, "chains": chains}
+        where = parse_where(settings["where"], targets.typical_counts(labels, panel, chains[0]))
+        bench = trained.Workbench(model, layer, where, writing, mine, trained.catalogue_judge(mine, writing, sections))
+        base = bench.base(settings["gradient_antibodies"], settings["seed"])
+        vectors, history = trained.levers(bench, base, settings, typical_length(store))
+        made["vectors"].append((mine, vectors))
+        made["training"].append(history)
+        made["reliability"].append(trained.reliability(base, mine))
+        found = control_map.control_map(model, base.passages, base.credit, base.judged.region, mine, writing)
+        made["control_map"].append(found)
+    about = {**model.provenance, "layer": layer, "targets": list(wanted)}
+    vectors = trained.together(made.pop("vectors"), list(wanted))
     write_safetensors(vectors, snakemake.output.directions, trained.provenance(about))
-    write_parquet(history, snakemake.output.training)
-    write_parquet(trained.reliability(base, wanted), snakemake.output.reliability)
-    regions = base.judged.region
-    found = control_map.control_map(model, base.passages, base.credit, regions, wanted, params.writing)
-    write_parquet(found, snakemake.output.control_map)
+    for name, tables in made.items():
+        write_parquet(pd.concat(tables, ignore_index=True), snakemake.output[name])

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from antibody_sae.activations import Store
 from antibody_sae.concepts import labelling
-from antibody_sae.io import read_json, read_parquet, read_safetensors, write_parquet, write_safetensors
+from antibody_sae.io import read_parquet, read_safetensors, write_parquet, write_safetensors
 from antibody_sae.jobs import job
 from antibody_sae.models import model as models
 from antibody_sae.sae.model import SAE
-from antibody_sae.steering import candidates, criteria, directions, output, plans
+from antibody_sae.steering import candidates, criteria, directions, output, plans, targets
 
 snakemake = globals()["snakemake"]
 
@@ -19,23 +19,23 @@ with job(snakemake):
     expected = {**model.provenance, "layer": layer, "model_dtype": model.dtype_name}
     store = Store(Path(found.manifest).parent, expected)
     sae = SAE.load(Path(found.sae).parent, store.provenance())
-    targets = read_json(found.targets)["targets"]
+    wanted = targets.read(found.targets)
     known = candidates.gather(
         sae,
         store,
         labelling.load(Path(found.labels).parent),
-        targets,
+        list(wanted),
         read_safetensors(found.scores),
         read_parquet(found.best),
         read_safetensors(found.directions),
-        output.measures(model, layer, sae, params.chains, params.species),
+        output.by_target(model, layer, sae, wanted, params.species),
     )
     chosen = criteria.choose(known, settings["criteria"], settings["candidates"])
     seed, rms = settings["seed"] + int(snakemake.wildcards.seed), directions.typical_length(store)
     levers = read_safetensors(found.levers) if found.levers else {}
     levers = {kind: rows for kind, rows in levers.items() if kind.startswith("sparse_")}
-    plan = plans.explore_sae(sae, known, chosen, levers, targets, settings, rms, seed)
+    plan = plans.explore_sae(sae, known, chosen, levers, wanted, settings, rms, seed)
     latents = plan.table["latent"].dropna().astype(int).tolist()
-    write_parquet(criteria.tested(known, targets, latents), snakemake.output.tested)
+    write_parquet(criteria.tested(known, list(wanted), latents), snakemake.output.tested)
     write_safetensors({"vectors": plan.vectors}, snakemake.output.vectors)
     write_parquet(plan.table, snakemake.output.plan)

@@ -10,9 +10,15 @@ from antibody_sae.steering import targets
 snakemake = globals()["snakemake"]
 
 with job(snakemake):
-    named, chains = snakemake.params.targets, snakemake.params.chains
+    named, passages = snakemake.params.targets, snakemake.params.passages
     labels = labelling.load(Path(snakemake.input.labels).parent)
-    chosen = list(targets.automatic(labels, chains[0])) if named == "auto" else named
-    panel = targets.panel(labels, chosen)
+    by_rule = (
+        [t for chains in passages for t in targets.automatic(labels, chains[0], len(passages) == 1)]
+        if named == "auto"
+        else []
+    )
+    chosen = targets.chains_of(by_rule or named, passages)
+    panel = targets.panel(labels, list(chosen))
     prevalence = {target: float(share) for target, share in zip(chosen, panel.has.mean(0), strict=True)}
-    write_json({"targets": chosen, "prevalence": prevalence, "by_rule": named == "auto"}, snakemake.output[0])
+    found = {"targets": list(chosen), "chains": list(chosen.values()), "prevalence": prevalence}
+    write_json({**found, "by_rule": named == "auto"}, snakemake.output[0])

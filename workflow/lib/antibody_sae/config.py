@@ -107,14 +107,45 @@ def _mistakes(config: Mapping[str, Any]) -> Iterator[str]:
         if layers is not None and layer > layers:
             yield f"activations.layers: {layer}, but model {spec.name} has layers 1 to {layers}"
     sequences = config["sequences"]
-    if sequences["source"] == "generate" and sequences["chains"] not in spec.templates:
-        yield f"sequences.chains: model {spec.name} writes {' or '.join(spec.templates)}, not {sequences['chains']}"
+    generated = sequences["source"] == "generate"
+    parts = [sequences["chains"]] if generated else passages(config)
+    if any(part not in spec.templates for part in parts):
+        verb = "writes" if generated else "reads"
+        yield f"sequences.chains: model {spec.name} {verb} {' or '.join(spec.templates)}, not {sequences['chains']}"
+    if len(parts) > 1:
+        yield from _mistakes_of_pairs(config)
     yield from species.mistakes(sequences, config["numbering"]["species"], spec.name, spec.species)
     if config["splits"]["validation"] + config["splits"]["test"] >= 1:
         yield "splits: validation and test leave nothing to train on; make them smaller"
     for name, sae in saes(config).items():
         if sae["k"] > sae["latents"]:
             yield f"saes.train.{name}: k {sae['k']} > latents {sae['latents']}"
+
+
+def _mistakes_of_pairs(config: Mapping[str, Any]) -> Iterator[str]:
+    """Of pairs whose chains the model reads, and steering so writes, one at a time."""
+    from antibody_sae.concepts import catalogue  # pandas takes half a second, and few runs need this
+
+    why = f"model {config['model']['name']} writes one chain of a pair at a time"
+    named = config["steering"]["targets"]
+    for target in [] if named == "auto" else named:
+        group, _, value = target.partition("=")
+        if group not in catalogue.BY_NAME:
+            yield f"steering.targets: {target!r} is a column of the input, which written sequences do not have"
+        elif not catalogue.BY_NAME[group].sided:
+            yield f"steering.targets: {why}, and {target} may lie in either; take a concept that names its chain"
+        elif not catalogue.side_of(value):
+            yield f"steering.targets: {target!r} names no chain (H, K or L)"
+    if config["sequences"]["prompt"]:
+        yield f"sequences.prompt: {why}, and a prompt starts one of them; leave it empty, or set sequences.chains: H"
+    if config["designs"]:
+        yield f"designs: {why}; design in a run of its own, with sequences.chains: H or L"
+
+
+def passages(config: Mapping[str, Any]) -> list[str]:
+    """What the model reads and writes of an antibody: `["HL"]`, or its chains one at a time, `["H", "L"]`."""
+    chains = config["sequences"]["chains"]
+    return [chains] if chains in presets.resolve(config["model"]).templates else list(chains)
 
 
 def saes(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

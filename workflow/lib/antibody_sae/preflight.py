@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from antibody_sae.config import saes
+from antibody_sae.config import passages, saes
 from antibody_sae.io import InputError, read_json, write_json
 from antibody_sae.sequences import readers
 
@@ -190,7 +190,8 @@ def _records(path: Path) -> int:
 def steered(config: Mapping[str, Any]) -> int:
     """About how many sequences the steering stage writes (fewer where criteria agree on a latent)."""
     steering = config["steering"]
-    targets = 8 if steering["targets"] == "auto" else len(steering["targets"])
+    parts = len(passages(config))  # chains of a pair that are written one at a time have controls of their own
+    targets = 8 * parts if steering["targets"] == "auto" else len(steering["targets"])
     lengths, random = len(steering["norms"]), steering["random_latents"]
     sides = len({length > 0 for length in steering["norms"]})  # raising and suppressing are confirmed apart
     tries = len(steering["criteria"]) * steering["candidates"]
@@ -199,12 +200,12 @@ def steered(config: Mapping[str, Any]) -> int:
     single = lengths * steering["explore_n"] + sides * steering["n"]  # an arm that is alone of its kind
     levers = steering["levers"]
     kinds = 2 + len(steering["lever_sizes"]) * ("sparse" in levers)  # matched latents, shuffled signs
-    sae = targets * (tries * latents + kinds * single) + random * few
+    sae = targets * (tries * latents + kinds * single) + parts * random * few
     trained = sum(each["tokens"] > 0 for each in saes(config).values()) * len(config["saes"]["seeds"])
     directions = 3 + ("trained" in levers)
     made = targets * steering["lever_rounds"] * steering["n"] if {"sparse", "trained"} & set(levers) else 0
-    made += steering["gradient_antibodies"]
-    layer = trained * sae + targets * directions * single + random * few + steering["baseline"] + made
+    made += parts * steering["gradient_antibodies"]
+    layer = trained * sae + targets * directions * single + parts * (random * few + steering["baseline"]) + made
     return int(len(config["activations"]["layers"]) * layer)
 
 

@@ -241,6 +241,11 @@ Regions = tuple[str, ...] | Callable[[str], tuple[str, ...]]
 UP_TO_CDR3, CDR3, CDR3_ON = REGIONS[:5], ("CDR3",), ("CDR3", "FR4")
 
 
+def side_of(value: str) -> str:
+    """Chain, "H" or "L", that a value of a sided group names (IGHJ4, H105:C, K); "" where it names none."""
+    return {"H": "H", "K": "L", "L": "L"}.get(value.removeprefix("IG")[:1], "")
+
+
 def _around(early: tuple[str, ...], late: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
     """`early` for values that name an IMGT number before CDR3 (C23, H26:S), `late` for the others."""
     return lambda value: early if int("".join(filter(str.isdigit, value.partition(":")[0]))) < 105 else late
@@ -276,7 +281,7 @@ class Group:
 
     def regions(self, value: str) -> tuple[list[str], list[str]]:
         """(read, decided) of a value, as in SIDED_REGIONS."""
-        sides = {"H": "H", "K": "L", "L": "L"}.get(value.removeprefix("IG")[:1], "") if self.sided else "HL"
+        sides = side_of(value) if self.sided else "HL"
         if not sides:
             raise InputError(f"{self.name}={value}: names no chain (H, K or L); concepts.parquet lists all concepts")
         found = [where(value) if callable(where) else where for where in (self.read, self.decided)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from antibody_sae.config import saes
+from antibody_sae.config import passages, saes
 from antibody_sae.io import InputError, read_json, read_parquet
 from antibody_sae.sae.prefixes import ARCHITECTURES
 
@@ -23,6 +23,9 @@ CONTROLS = {
     "shuffled_sign": "shuffled signs",
 }
 """What was steered beside the latents that a criterion chose, in words."""
+
+
+CHAINS = {"H": "heavy chains", "L": "light chains", "HL": "paired antibodies"}
 
 
 def kind_label(kind: str) -> str:
@@ -143,6 +146,11 @@ class Run:
         """Of each SAE and target the confirmed arm of the latent with the best F1, pushed to raise the target."""
         table = self.criteria
         return table[(table["selected_by"] == "f1") & (table["length"] > 0)] if len(table) else table
+
+    @property
+    def apart(self) -> bool:
+        """Whether the chains of pairs are written, and so steered, one at a time."""
+        return len(passages(self.config)) > 1
 
     @property
     def targets(self) -> list[str]:

@@ -256,7 +256,7 @@ def reliability(found: Values, groups: Sequence[np.ndarray], n_groups: int) -> d
     def total(values: np.ndarray, cell: np.ndarray, cells: int) -> np.ndarray:
         return np.stack([np.bincount(c, weights=w, minlength=cells) for c, w in zip(cell.T, values.T, strict=True)], 1)
 
-    cell = np.broadcast_to(group[:, None], v.shape)
+    cell = np.broadcast_to(group[:, None].astype(np.int64), v.shape)  # ten bins of a light region pass int8's end
     n = total(np.ones_like(v), cell, n_groups)
     share = np.divide(total(f, cell, n_groups), n, out=np.full_like(n, np.nan), where=n > 0)
     error = np.divide(total((f - v) ** 2, cell, n_groups), n, out=np.full_like(n, np.nan), where=n > 0)

@@ -33,7 +33,7 @@ class Known:
     """Cosine with the difference of means."""
     output_score: Floats
     delta_token_confidence: Floats
-    """Both of `output.measures`; they know no target."""
+    """Both of `output.measures`; of a target they know its chains alone."""
     rank: Floats
     """0 = earliest: the index of an SAE whose latents are ordered, the rank by energy of a TopK SAE."""
 
@@ -41,7 +41,7 @@ class Known:
         """[latents, targets] `score` of the latents that correlate with the target by at least ASSOCIATED (or half of
         the best, where none does), -inf for the others."""
         r = np.where(self.alive[:, None], np.nan_to_num(self.r), 0)
-        return np.where(r >= np.minimum(ASSOCIATED, r.max(0) / 2), score[:, None], -np.inf)
+        return np.where(r >= np.minimum(ASSOCIATED, r.max(0) / 2), score.reshape(len(score), -1), -np.inf)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,32 +14,44 @@ COMPLETE = 0.95
 """Share of complete sequences that an arm must keep."""
 
 
-def towards(arms: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
+def towards(arms: pd.DataFrame, targets: Mapping[str, str]) -> pd.DataFrame:
     """Arms by target: columns row (place of the arm), concept, criteria (";"-joined, of a latent), hits. Random arms
-    and no steering stand beside every target, the others beside those that they were chosen for."""
+    and no steering stand beside every target of their chains (`targets`: target -> chains), the others beside those
+    that they were chosen for."""
     found = pairs(arms)
     chosen = found.groupby(["row", "concept"], sort=False)["criterion"].agg(lambda c: ";".join(c.dropna()) or None)
     everywhere = np.flatnonzero(arms["kind"].isin([*RANDOM, "none"]))
-    rest = pd.MultiIndex.from_product([everywhere, targets], names=["row", "concept"])
+    written = arms["chains"].to_numpy()
+    beside = [(row, target) for row in everywhere for target, chains in targets.items() if written[row] == chains]
+    rest = pd.MultiIndex.from_frame(pd.DataFrame(beside, columns=["row", "concept"]).astype({"row": "int64"}))
     table = pd.concat([chosen, pd.Series(None, index=rest, dtype=object)]).rename("criteria").reset_index()
     hits = arms[[f"hits:{target}" for target in targets]].to_numpy()
     column = {target: i for i, target in enumerate(targets)}
     return table.assign(hits=hits[table["row"], table["concept"].map(column)] if len(table) else [])
 
 
-def choose(explored: Sequence[pd.DataFrame], targets: Sequence[str], bound: float) -> pd.DataFrame:
+def baselines(arms: pd.DataFrame, targets: Mapping[str, str]) -> pd.DataFrame:
+    """[targets] no steering of each target's chains: the arm's columns, and hits (of the target); index: target."""
+    none = arms[arms["kind"] == "none"].set_index("chains")
+    rows = [
+        none.loc[chains].to_dict() | {"hits": none.at[chains, f"hits:{target}"]} for target, chains in targets.items()
+    ]
+    return pd.DataFrame(rows, index=list(targets))
+
+
+def choose(explored: Sequence[pd.DataFrame], targets: Mapping[str, str], bound: float) -> pd.DataFrame:
     """The length of each target, kind and direction of pushing, one for all SAEs of a layer, so that what is compared
     is equally long.
 
     `explored`: arms with their outcomes (`measured.joined`), of each SAE and of the layer, no steering
-    among them. All arms of a kind are pooled. Of the lengths at which the share of complete sequences is not below
-    COMPLETE (by its 95 % interval) and the perplexity is at most `bound` times the unsteered one, that with the largest
-    log odds ratio in the direction of pushing is taken; where there is none, the shortest.
+    among them; targets: target -> chains. All arms of a kind are pooled. Of the lengths at which the share of complete
+    sequences is not below COMPLETE (by its 95 % interval) and the perplexity is at most `bound` times the unsteered
+    one, that with the largest log odds ratio in the direction of pushing is taken; where there is none, the shortest.
 
-    Returns one row a target, kind and length: concept, kind, length, arms, n, n_valid, hits, rate, log_odds, valid,
-    perplexity_ratio, acceptable, chosen.
+    Returns one row a target, kind and length: concept, chains, kind, length, arms, n, n_valid, hits, rate, log_odds,
+    valid, perplexity_ratio, acceptable, chosen.
     """
-    (baseline,) = [arms[arms["kind"] == "none"].iloc[0] for arms in explored if (arms["kind"] == "none").any()]
+    (none,) = [baselines(arms, targets) for arms in explored if (arms["kind"] == "none").any()]
     parts = []
     for arms in explored:
         own = towards(arms, targets)
@@ -50,13 +62,13 @@ def choose(explored: Sequence[pd.DataFrame], targets: Sequence[str], bound: floa
     table = pd.concat(parts, ignore_index=True)
     table = table[table["kind"] != "none"].assign(arms=1)
     table = table.groupby(["concept", "kind", "length"], sort=True, as_index=False).sum()
-    n0 = np.full(len(table), baseline["n_valid"])
-    hits0 = table["concept"].map({target: baseline[f"hits:{target}"] for target in targets}).to_numpy(float)
-    table["log_odds"] = log_odds_ratio(table["hits"], table["n_valid"], hits0, n0)[0]
+    table.insert(1, "chains", table["concept"].map(targets))
+    base = none.loc[table["concept"]].reset_index(drop=True)
+    table["log_odds"] = log_odds_ratio(table["hits"], table["n_valid"], base["hits"], base["n_valid"])[0]
     table["rate"] = (table["hits"] / table["n_valid"]).where(table["n_valid"] > 0)
     table["valid"] = table["n_valid"] / table["n"]
     with np.errstate(divide="ignore", invalid="ignore"):
-        table["perplexity_ratio"] = np.exp(baseline["log_likelihood"] - table["total"] / table["scored"])
+        table["perplexity_ratio"] = np.exp(base["log_likelihood"] - table["total"] / table["scored"])
     able = wilson(table["n_valid"], table["n"])[1] >= COMPLETE
     table["acceptable"] = able & (table["perplexity_ratio"] <= bound).to_numpy()
     sign = np.sign(table["length"])

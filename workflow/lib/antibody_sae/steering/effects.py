@@ -8,7 +8,7 @@ lengths by extrapolation: without random arms of its length an arm has no p-valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from antibody_sae.significance import (
     wilson,
 )
 from antibody_sae.steering.criteria import MEASURES
-from antibody_sae.steering.doses import COMPLETE, towards
+from antibody_sae.steering.doses import COMPLETE, baselines, towards
 from antibody_sae.steering.plans import RANDOM
 
 LAYER = "controls"
@@ -43,13 +43,14 @@ def effects(
     explored: Mapping[str, pd.DataFrame],
     doses: pd.DataFrame,
     tested: Mapping[str, pd.DataFrame],
-    targets: Sequence[str],
+    targets: Mapping[str, str],
     bound: float,
 ) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
     """(effects, side effects) of each SAE of a layer, by unit.
 
     confirmed, explored: arms with their outcomes (`joined`) of each SAE's unit and of LAYER; tested: what was known of
-    each SAE's latents; bound: of the perplexity ratio.
+    each SAE's latents; targets: target -> chains, whose no steering and random arms it is held against; bound: of the
+    perplexity ratio.
 
     effects: a row an arm and target; the layer's arms stand in every SAE's table (`owner`). Explored arms (`stage`)
     have rates only. log_odds: log odds ratio against no steering, with its interval; delta: the same in shares.
@@ -62,7 +63,8 @@ def effects(
     pushed side of 0. side effects: every confirmed arm but the random ones by every concept.
     """
     layer = explored[LAYER]
-    baseline = layer[layer["kind"] == "none"].iloc[0]
+    baseline = baselines(layer, targets)
+    unsteered = layer[layer["kind"] == "none"].reset_index(drop=True)
     units = [unit for unit in confirmed if unit != LAYER]
     everyone = pd.concat([confirmed[unit] for unit in units], ignore_index=True)
     shared = {
@@ -70,7 +72,7 @@ def effects(
         "everyone": _Pool(everyone, "random_latent", baseline, targets),
     }
     controls = _judged(confirmed[LAYER], shared, doses, baseline, targets, bound)
-    none = _rates(layer[layer["kind"] == "none"].reset_index(drop=True), baseline, targets, bound)
+    none = _rates(unsteered, baseline, targets, bound)
     looked = _rates(layer[layer["kind"] != "none"].reset_index(drop=True), baseline, targets, bound)
     parts = [none.assign(stage="confirm"), controls.assign(stage="confirm"), looked.assign(stage="explore")]
     controls = pd.concat(parts, ignore_index=True).assign(owner="layer")
@@ -84,18 +86,18 @@ def effects(
         table = pd.concat(parts, ignore_index=True)
         table["steerable"] = table["steerable"].astype("boolean").fillna(False).astype(bool)
         table = table.merge(tested[unit][["latent", "concept", *MEASURES]], on=["latent", "concept"], how="left")
-        out[unit] = (table, _side_effects(own, baseline))
+        out[unit] = (table, _side_effects(own, unsteered))
     return out
 
 
-def _rates(arms: pd.DataFrame, baseline: pd.Series, targets: Sequence[str], bound: float) -> pd.DataFrame:
-    """Rate of each arm's targets, and its change from no steering; quality beside it."""
+def _rates(arms: pd.DataFrame, baseline: pd.DataFrame, targets: Mapping[str, str], bound: float) -> pd.DataFrame:
+    """Rate of each arm's targets, and its change from no steering; quality beside it. `baseline`: doses.baselines."""
     own = towards(arms, targets)
     about = arms.iloc[own["row"]].reset_index(drop=True)
-    quality = _quality(arms, baseline, bound).iloc[own["row"]].reset_index(drop=True)
-    hits0 = own["concept"].map({t: float(baseline[f"hits:{t}"]) for t in targets}).to_numpy(float)
+    base = baseline.loc[own["concept"]].reset_index(drop=True)
     columns = [
         "arm",
+        "chains",
         "kind",
         "latent",
         "length",
@@ -107,11 +109,11 @@ def _rates(arms: pd.DataFrame, baseline: pd.Series, targets: Sequence[str], boun
         "unique",
         "edit_distance",
     ]
-    table = pd.concat([about[columns], quality], axis=1)
-    table.insert(2, "concept", own["concept"])
-    table.insert(3, "selected_by", own["criteria"])
+    table = pd.concat([about[columns], _quality(about, base, bound)], axis=1)
+    table.insert(3, "concept", own["concept"])
+    table.insert(4, "selected_by", own["criteria"])
     table["hits"] = own["hits"].astype("int64")
-    return table.assign(**_changes(own["hits"], table["n_valid"], hits0, float(baseline["n_valid"])))
+    return table.assign(**_changes(own["hits"], table["n_valid"], base["hits"], base["n_valid"]))
 
 
 def _changes(hits: Any, n: Any, hits0: Any, n0: Any) -> dict[str, Any]:
@@ -128,7 +130,8 @@ def _changes(hits: Any, n: Any, hits0: Any, n0: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _quality(arms: pd.DataFrame, baseline: pd.Series, bound: float) -> pd.DataFrame:
+def _quality(arms: pd.DataFrame, baseline: pd.DataFrame, bound: float) -> pd.DataFrame:
+    """`baseline`: a row an arm."""
     figures = ("log_likelihood", "log_likelihood_sd", "scored")
     high = ratio_bound(*(arms[name] for name in figures), *(baseline[name] for name in figures))
     return pd.DataFrame({
@@ -140,43 +143,45 @@ def _quality(arms: pd.DataFrame, baseline: pd.Series, bound: float) -> pd.DataFr
 
 
 class _Pool:
-    """Random arms of one kind, by length."""
+    """Random arms of one kind, by target (those of its chains) and length."""
 
-    def __init__(self, arms: pd.DataFrame, kind: str, baseline: pd.Series, targets: Sequence[str]) -> None:
+    def __init__(self, arms: pd.DataFrame, kind: str, baseline: pd.DataFrame, targets: Mapping[str, str]) -> None:
         random = arms[arms["kind"] == kind]
-        self._n = random["n_valid"].to_numpy(float)
+        self._targets: Mapping[str, str] = targets
+        self._none: Mapping[str, Any] = baseline[["hits", "n_valid"]].to_dict("index")
+        self._n, self._chains = random["n_valid"].to_numpy(float), random["chains"].to_numpy()
         self._arm, self._length = random["arm"].to_numpy(), random["length"].to_numpy()
         self._hits = {target: random[f"hits:{target}"].to_numpy(float) for target in targets}
-        self._hits0 = {target: float(baseline[f"hits:{target}"]) for target in targets}
-        self._n0 = float(baseline["n_valid"])
         self._nulls: dict[tuple[str, float, int], Null | None] = {}
 
-    def _there(self, length: float, without: int) -> np.ndarray:
-        return np.isclose(self._length, length) & (self._arm != without) & (self._n > 0)
+    def _there(self, target: str, length: float, without: int) -> np.ndarray:
+        mine = (self._chains == self._targets[target]) & (self._n > 0)
+        return mine & np.isclose(self._length, length) & (self._arm != without)
 
     def null(self, target: str, length: float, without: int = -1) -> Null | None:
         """Of the arms of this length but one."""
         key = (target, length, without)
         if key not in self._nulls:
-            there = self._there(length, without)
+            there = self._there(target, length, without)
             self._nulls[key] = null_of(self._hits[target][there], self._n[there])
         return self._nulls[key]
 
     def place(self, target: str, length: float, log_odds: float) -> dict[str, float]:
         """Where a log odds ratio lies among the arms', and how far those reach."""
-        there = self._there(length, -1)
+        there = self._there(target, length, -1)
         if there.sum() < FEWEST:
             return {"effect_sd": np.nan, "random_low": np.nan, "random_high": np.nan}
         hits, n = self._hits[target][there], self._n[there]
-        odds = log_odds_ratio(hits, n, self._hits0[target], self._n0)[0]
-        change, sd = hits / n - self._hits0[target] / self._n0, odds.std(ddof=1)
+        hits0, n0 = self._none[target]["hits"], self._none[target]["n_valid"]
+        odds = log_odds_ratio(hits, n, hits0, n0)[0]
+        change, sd = hits / n - hits0 / n0, odds.std(ddof=1)
         place = float((log_odds - odds.mean()) / sd) if sd > 0 else np.nan
         return {"effect_sd": place, "random_low": float(change.min()), "random_high": float(change.max())}
 
 
 def _judged(
-    arms: pd.DataFrame, pools: Mapping[str, _Pool], doses: pd.DataFrame, baseline: pd.Series, targets: Sequence[str],
-    bound: float,
+    arms: pd.DataFrame, pools: Mapping[str, _Pool], doses: pd.DataFrame, baseline: pd.DataFrame,
+    targets: Mapping[str, str], bound: float,
 ) -> pd.DataFrame:  # fmt: skip
     """Confirmed arms of one unit. pools: random_direction; of an SAE also random_latent, and everyone, its layer's."""
     table = _rates(arms.reset_index(drop=True), baseline, targets, bound)
@@ -237,13 +242,17 @@ def families(table: pd.DataFrame) -> list[tuple[str, pd.Index]]:
     return out
 
 
-def _side_effects(arms: pd.DataFrame, baseline: pd.Series) -> pd.DataFrame:
+def _side_effects(arms: pd.DataFrame, unsteered: pd.DataFrame) -> pd.DataFrame:
+    """Each arm and concept beside no steering of the arm's chains; concepts that neither ever has (the other chain's)
+    are left out."""
     arms = arms[~arms["kind"].isin(RANDOM)]
+    none = unsteered.set_index("chains").loc[arms["chains"]]
+    n, n0 = arms["n_valid"].to_numpy(float), none["n_valid"].to_numpy(float)
     parts = []
     for column in (c for c in arms.columns if c.startswith("hits:")):
-        hits, n = arms[column].to_numpy(float), arms["n_valid"].to_numpy(float)
-        hits0, n0 = float(baseline[column]), float(baseline["n_valid"])
+        hits, hits0 = arms[column].to_numpy(float), none[column].to_numpy(float)
         table = arms[["arm", "kind", "latent", "length", "n_valid"]].assign(concept=column.removeprefix("hits:"))
-        parts.append(table.assign(**_changes(hits, n, hits0, n0), p_value=two_proportions(hits, n, hits0, n0)))
+        table = table.assign(**_changes(hits, n, hits0, n0), p_value=two_proportions(hits, n, hits0, n0))
+        parts.append(table[(hits > 0) | (hits0 > 0) | (n == 0)])
     everything = pd.concat(parts, ignore_index=True)
     return everything.assign(q_value=q_values(everything["p_value"].to_numpy(float)))

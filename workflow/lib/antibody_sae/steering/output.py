@@ -5,6 +5,7 @@ Both push one latent at the last position of one neutral prefix, the model's tag
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,15 @@ AMPLIFIED = 10.0
 LENS = 3
 """Residues that a latent is said to promote, of 20 (the papers: 20 tokens of their models' 256,000)."""
 _ROWS = 512
+
+
+def by_target(
+    model: AntibodyModel, layer: int, sae: SAE, targets: Mapping[str, str], species: str
+) -> dict[str, Floats]:
+    """`measures`, [latents, targets], of the chains that each target is steered in (`targets`: target -> chains)."""
+    of = {chains: measures(model, layer, sae, chains, species) for chains in dict.fromkeys(targets.values())}
+    names = ("output_score", "delta_token_confidence")
+    return {name: np.stack([of[chains][name] for chains in targets.values()], 1) for name in names}
 
 
 def measures(model: AntibodyModel, layer: int, sae: SAE, chains: str, species: str) -> dict[str, Floats]:

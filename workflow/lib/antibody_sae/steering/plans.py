@@ -25,10 +25,11 @@ from antibody_sae.sae.model import SAE
 from antibody_sae.steering.criteria import ASSOCIATED, Known
 from antibody_sae.steering.directions import typical_length
 
-COLUMNS = ("arm", "kind", "concept", "selected_by", "latent", "length", "strength", "norm", "n")
-"""concept, selected_by: what the arm was chosen for and by, in pairs joined by ";" (empty: every target); length: of
-the added vector, in root mean square lengths of the centred residual stream, negative where it suppresses; strength:
-the same in multiples of the latent's largest activation; norm: its length in raw units."""
+COLUMNS = ("arm", "chains", "kind", "concept", "selected_by", "latent", "length", "strength", "norm", "n")
+"""chains: what is written, "H", "L" or "HL"; concept, selected_by: what the arm was chosen for and by, in pairs joined
+by ";" (empty: every target of its chains); length: of the added vector, in root mean square lengths of the centred
+residual stream, negative where it suppresses; strength: the same in multiples of the latent's largest activation; norm:
+its length in raw units."""
 RANDOM = ("random_latent", "random_direction")
 FEWEST = 4
 """Sequences of an explored arm at least."""
@@ -74,18 +75,24 @@ def _numbered(table: pd.DataFrame, vectors: Tensor) -> Plan:
 
 
 def explore_layer(
-    directions: Mapping[str, Tensor], targets: Sequence[str], settings: Mapping[str, Any], store: Store
+    directions: Mapping[str, Tensor], targets: Mapping[str, str], settings: Mapping[str, Any], store: Store
 ) -> Plan:
-    """Exploration without an SAE: no steering, the directions ({kind: [targets, d_model]}), random directions."""
+    """Exploration without an SAE: no steering, the directions ({kind: [targets, d_model]}), random directions.
+
+    `targets`: target -> chains. What no target is chosen by, no steering and the random arms, is written once for each
+    of these chains.
+    """
     arms = _Arms(settings, typical_length(store))
-    arms.rows.append({"kind": "none", "length": 0.0, "n": settings["baseline"]})
-    arms.vectors.append(torch.zeros(store.d_model))
+    for chains in dict.fromkeys(targets.values()):
+        arms.rows.append({"kind": "none", "chains": chains, "length": 0.0, "n": settings["baseline"]})
+        arms.vectors.append(torch.zeros(store.d_model))
     for kind, rows in directions.items():
-        for target, direction in zip(targets, rows, strict=True):
-            arms.add(kind, direction, concept=target)
+        for (target, chains), direction in zip(targets.items(), rows, strict=True):
+            arms.add(kind, direction, chains=chains, concept=target)
     generator = torch.Generator().manual_seed(int(settings["seed"]))
     for direction in torch.randn(settings["random_latents"], store.d_model, generator=generator):
-        arms.add("random_direction", direction, settings["random_latents"])
+        for chains in dict.fromkeys(targets.values()):
+            arms.add("random_direction", direction, settings["random_latents"], chains=chains)
     return arms.plan()
 
 
@@ -94,7 +101,7 @@ def explore_sae(
     known: Known,
     chosen: Sequence[Sequence[tuple[str, int]]],
     levers: Mapping[str, Tensor],
-    targets: Sequence[str],
+    targets: Mapping[str, str],
     settings: Mapping[str, Any],
     rms: float,
     seed: int,
@@ -102,42 +109,47 @@ def explore_sae(
     """Exploration of an SAE: candidates, matched latents, shuffled signs, random latents, and further `levers` ({kind:
     [targets, d_model]}) made of its latents.
 
-    `chosen` are the (criterion, latent) pairs of each target; `rms` is the store's `typical_length`. A latent chosen
-    for several targets or by several criteria is one arm. Matched latents are as dense and as large as the target's
-    candidate and go with it least, as many as each criterion's `candidates`; shuffled signs turn that candidate's
-    direction.
+    `targets`: target -> chains. `chosen` are the (criterion, latent) pairs of each target; `rms` is the store's
+    `typical_length`. A latent chosen for several targets of the same chains or by several criteria is one arm. Matched
+    latents are as dense and as large as the target's candidate and go with it least, as many as each criterion's
+    `candidates`; shuffled signs turn that candidate's direction.
     """
     rng = np.random.default_rng([seed, zlib.crc32(sae.config["architecture"].encode())])
     arms = _Arms(settings, rms)
     one = (sae.max_activation * sae.scale)[:, None] * sae.directions  # the vector of strength 1
     size = one.norm(dim=1).numpy()
-    wanted: dict[int, list[tuple[str, str]]] = {}
-    for target, pairs in zip(targets, chosen, strict=True):
+    wanted: dict[tuple[int, str], list[tuple[str, str]]] = {}
+    for (target, chains), pairs in zip(targets.items(), chosen, strict=True):
         for criterion, latent in pairs:
-            wanted.setdefault(latent, []).append((target, criterion))
+            wanted.setdefault((latent, chains), []).append((target, criterion))
     tries = len(settings["criteria"]) * settings["candidates"]
-    for latent, reasons in wanted.items():
+    for (latent, chains), reasons in wanted.items():
         names = {"concept": ";".join(t for t, _ in reasons), "selected_by": ";".join(c for _, c in reasons)}
-        arms.add("latent", one[latent], tries, size[latent], latent=latent, **names)
-    others = np.array([i for i in np.flatnonzero(known.alive) if i not in wanted])
+        arms.add("latent", one[latent], tries, size[latent], chains=chains, latent=latent, **names)
+    steered = {latent for latent, _ in wanted}
+    others = np.array([i for i in np.flatnonzero(known.alive) if i not in steered])
     for latent in rng.permutation(others)[: settings["random_latents"]].tolist():
-        arms.add("random_latent", one[latent], settings["random_latents"], size[latent], latent=latent)
+        for chains in dict.fromkeys(targets.values()):
+            arms.add(
+                "random_latent", one[latent], settings["random_latents"], size[latent], chains=chains, latent=latent
+            )
     look = np.log([known.density + 1e-6, size + 1e-12])
-    for j, (target, pairs) in enumerate(zip(targets, chosen, strict=True)):
+    for j, ((target, chains), pairs) in enumerate(zip(targets.items(), chosen, strict=True)):
         if not pairs:
             continue
+        of = {"chains": chains, "concept": target}
         like = pairs[0][1]
         r = np.abs(np.nan_to_num(known.r[others, j]))
         unrelated = others[r <= max(ASSOCIATED / 2, np.quantile(r, 0.25))] if len(others) else others
         near = np.abs(look[:, unrelated] - look[:, [like]]).sum(0).argsort(kind="stable")[: settings["candidates"]]
         for twin in unrelated[near].tolist():
-            arms.add("matched_latent", one[twin], settings["candidates"], size[twin], latent=twin, concept=target)
+            arms.add("matched_latent", one[twin], settings["candidates"], size[twin], latent=twin, **of)
         signs = torch.from_numpy(rng.choice([-1.0, 1.0], sae.d_model).astype(np.float32))
-        arms.add("shuffled_sign", signs * one[like], 1, size[like], latent=like, concept=target)
+        arms.add("shuffled_sign", signs * one[like], 1, size[like], latent=like, **of)
     for kind, rows in levers.items():
-        for target, direction in zip(targets, rows, strict=True):
+        for (target, chains), direction in zip(targets.items(), rows, strict=True):
             if direction.any():  # a lever that nothing could be made of
-                arms.add(kind, direction, concept=target)
+                arms.add(kind, direction, chains=chains, concept=target)
     return arms.plan()
 
 
@@ -158,7 +170,7 @@ def pairs(table: pd.DataFrame) -> pd.DataFrame:
 
 def confirm(plan: Plan, doses: pd.DataFrame, settings: Mapping[str, Any]) -> Plan:
     """Of the explored arms those at the length that was chosen for their target and kind, and the random arms at every
-    length that anything is confirmed at, so that nothing is compared with another length."""
+    length that anything of their chains is confirmed at, so that nothing is compared with another length."""
     table = plan.table
     taken = doses[doses["chosen"]]
     wanted = set(zip(taken["concept"], taken["kind"], taken["length"], strict=True))
@@ -169,7 +181,8 @@ def confirm(plan: Plan, doses: pd.DataFrame, settings: Mapping[str, Any]) -> Pla
     names = found.groupby("row").agg(
         concept=("concept", ";".join), selected_by=("criterion", lambda c: ";".join(c) if c.notna().all() else None)
     )
-    random = table["kind"].isin(RANDOM) & table["length"].isin(set(taken["length"]))
+    used = pd.MultiIndex.from_frame(taken[["chains", "length"]])
+    random = table["kind"].isin(RANDOM) & pd.MultiIndex.from_frame(table[["chains", "length"]]).isin(used)
     keep = np.flatnonzero(random | table.index.isin(names.index))
     out = table.iloc[keep].assign(
         n=np.where(random.iloc[keep], settings["random_n"], settings["n"]),

@@ -17,6 +17,31 @@ if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel, Encoded
 
 
+def write(
+    model: AntibodyModel,
+    layer: int,
+    plan: pd.DataFrame,
+    arms: Sequence[Intervention],
+    writing: Mapping[str, Any],
+    species: Sequence[str],
+    scored: int,
+    seed: Sequence[int],
+    chunk: int,
+    chunks: int,
+) -> pd.DataFrame:
+    """Sequences of a plan's arms, each of the arm's own chains: columns chains, and those of `generate`, and
+    log_likelihood of the first `scored` of an arm, and of all without steering."""
+    tables = []
+    for chains, own in plan.groupby("chains", sort=False):
+        how, numbers = {**writing, "chains": chains}, own["arm"].to_numpy()
+        mine = [arms[a] for a in numbers]
+        written = generate(model, layer, mine, own["n"].tolist(), how, seed, chunk, chunks)
+        unsteered = np.flatnonzero(own["kind"] == "none").tolist()
+        written["log_likelihood"] = log_likelihoods(model, written, how, species, scored, unsteered)
+        tables.append(written.assign(arm=numbers[written["arm"].to_numpy(int)], chains=chains))
+    return pd.concat(tables, ignore_index=True)
+
+
 def generate(
     model: AntibodyModel,
     layer: int,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from antibody_sae.activations import Store
 from antibody_sae.antibody import REGIONS, SIDED_REGIONS, SPLITS
 from antibody_sae.concepts import catalogue
 from antibody_sae.concepts.labels import Labels
-from antibody_sae.io import InputError
+from antibody_sae.io import InputError, read_json
 
 PANEL = 4000
 """Antibodies at most that candidates are chosen on, evenly spaced over the run's, so that memory stays bounded."""
@@ -38,8 +39,28 @@ NEAREST = 0.25
 """Share that it has as nearly as its group allows."""
 
 
-def automatic(labels: Labels, side: str) -> dict[str, float]:
-    """{target: prevalence} by the protocol's rule, of the heavy or light chain (`side` "H" or "L").
+def chains_of(targets: Sequence[str], passages: Sequence[str]) -> dict[str, str]:
+    """{target: chains that are written to steer it}. `passages` is what the model writes of an antibody: all of it at
+    once ("HL", "H", "L"), or its chains one at a time ("H" and "L"), of which a target is steered in its own."""
+    if len(passages) == 1:
+        return dict.fromkeys(targets, passages[0])
+    return {target: catalogue.side_of(target.partition("=")[2]) for target in targets}
+
+
+def by_chains(targets: Mapping[str, str]) -> dict[str, list[str]]:
+    """{chains: targets that are steered in them}"""
+    return {chains: [t for t, own in targets.items() if own == chains] for chains in dict.fromkeys(targets.values())}
+
+
+def read(path: str | Path) -> dict[str, str]:
+    """steering/targets.json as {target: chains}, in the order of every array by target."""
+    found = read_json(path)
+    return dict(zip(found["targets"], found["chains"], strict=True))
+
+
+def automatic(labels: Labels, side: str, unsided: bool = True) -> dict[str, float]:
+    """{target: prevalence} by the protocol's rule, of the heavy or light chain (`side` "H" or "L"); `unsided`: with
+    motifs, which may lie in either.
 
     Of each group of concepts that exclude each other (V families, J genes, bins of CDR3 length, net charge, hydropathy
     and V identity, motifs, residues at a position of CDR3, and of the rest) the value that is nearest to NEAREST, if
@@ -55,7 +76,7 @@ def automatic(labels: Labels, side: str) -> dict[str, float]:
         elif group in ("cdr3-length", "cdr3-charge", "cdr3-hydropathy", "v-identity", "position"):
             mine = value.startswith(ends)
         else:
-            mine = group == "motif"
+            mine = group == "motif" and unsided
         if not mine:
             continue
         if group == "position":

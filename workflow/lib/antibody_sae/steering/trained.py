@@ -262,6 +262,13 @@ def levers(
     return found, pd.concat(history, ignore_index=True)
 
 
+def together(parts: Sequence[tuple[Sequence[str], Mapping[str, Tensor]]], targets: Sequence[str]) -> dict[str, Tensor]:
+    """Vectors by kind ([some targets, d_model]) of several parts of the targets, as [targets, d_model]."""
+    order = [target for some, _ in parts for target in some]
+    rows = [order.index(target) for target in targets]
+    return {kind: torch.cat([vectors[kind] for _, vectors in parts])[rows].contiguous() for kind in parts[0][1]}
+
+
 def reliability(base: Base, targets: Sequence[str]) -> pd.DataFrame:
     """One row a target and region: concept, region, n, explained, calibration; see `credit.reliability`."""
     pairs = base.judged.region, base.values.read

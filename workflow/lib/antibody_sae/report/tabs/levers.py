@@ -100,7 +100,8 @@ def _paid(run: Run, arm: Any) -> tuple[float, float]:
     sae = next((s for s in run.saes if (s.title, s.layer, s.seed) == (arm.sae, arm.layer, arm.seed)), None)
     steered = f"steering/{sae.folder}/confirm" if sae else f"{controls}/confirm"
     plan = run.table(f"{controls}/explore/plan.parquet")
-    none = plan.loc[plan["kind"] == "none", "arm"].iloc[0] if len(plan) else -1
+    unsteered = (plan["kind"] == "none") & (plan["chains"] == arm.chains) if len(plan) else []
+    none = plan.loc[unsteered, "arm"].iloc[0] if len(plan) else -1
     return _tokens(run, steered, arm.arm, arm.concept), _tokens(run, f"{controls}/explore", none, arm.concept)
 
 

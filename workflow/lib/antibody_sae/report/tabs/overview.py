@@ -14,13 +14,13 @@ from antibody_sae.report.charts.base import INK, Figure, Palette
 from antibody_sae.report.costs import costs
 from antibody_sae.report.findings import interval, joined, matched_density, points
 from antibody_sae.report.page import Column, Finding, Section, Table, columns
-from antibody_sae.report.run import Run, grouped, title
+from antibody_sae.report.run import CHAINS, Run, grouped, title
 
 
 def described(run: Run, summary: Mapping[str, Any]) -> str:
     """One sentence: model, sequences, layers, SAEs."""
     sequences, n = run.config["sequences"], f"{summary['counts'].get('antibodies', 0):,}"
-    chains = {"H": "heavy chains", "L": "light chains", "HL": "paired antibodies"}[sequences["chains"]]
+    chains = CHAINS[sequences["chains"]]
     origin = f"{n} antibodies from files"
     if sequences["source"] == "generate":
         origin = f"{n} {sequences['species']} {chains} that it wrote"

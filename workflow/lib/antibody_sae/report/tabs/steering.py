@@ -14,7 +14,7 @@ from antibody_sae.report.charts import steering as figures
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.page import Pick, Section, Table, columns
-from antibody_sae.report.run import CONTROLS, Run, grouped, kind_label, rows, slug
+from antibody_sae.report.run import CHAINS, CONTROLS, Run, grouped, kind_label, rows, slug
 from antibody_sae.steering.criteria import CRITERIA
 
 LENGTH = "length of the added vector, rms lengths"
@@ -31,8 +31,16 @@ def sections(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Section]
     layer = [Pick("layer", "Layer", [(value, value) for value in layers])] if len(layers) > 1 else []
     targets = list(dict.fromkeys(steered["concept"]))
     both = [Pick("target", "Target", [(target, concept_label(target)) for target in targets]), *layer]
+    said = ""
+    if run.apart:
+        said = "The model writes one chain of a pair at a time: "
+        said += "; ".join(
+            f"{', '.join(map(concept_label, own['concept'].unique()))} in {CHAINS[chains]}"
+            for chains, own in grouped(steered[steered["stage"] == "confirm"], "chains")
+        )
+        said += ". Each target is compared with no steering and random arms of its own chain."
     parts = [
-        Section("Steering by target", figures=[*effects(run, palette), *_steerable(run, palette)], picks=layer),
+        Section("Steering by target", said, figures=[*effects(run, palette), *_steerable(run, palette)], picks=layer),
         Section(
             "Which way of choosing finds a latent that steers",
             "Every criterion had the same number of tries. Grey: the range over random latents; open diamond: "
@@ -60,7 +68,7 @@ def sections(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Section]
         Section("Quality of what was written", figures=_quality(run, steered, palette), picks=layer),
         Section(
             "What is written, residue by residue",
-            "CDR-H3 and FR4 of the sequences written under each SAE's latent with the best F1, beside no steering. "
+            "CDR3 and FR4 of the sequences written under each SAE's latent with the best F1, beside no steering. "
             "Letter height in bits.",
             figures=list(_logos(run)),
             picks=both,
@@ -261,8 +269,11 @@ def _quality(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Figure |
     table = table.drop_duplicates(["layer", "sae", "seed", "arm"])
     bound = run.config["steering"]["perplexity_bound"]
     pictures: list[Figure | Logo] = []
-    for layer, own in grouped(table, "layer"):
-        none = steered[(steered["kind"] == "none") & (steered["layer"] == layer)].iloc[0]
+    for (layer, chains), own in grouped(table, ["layer", "chains"]):
+        none = steered[(steered["kind"] == "none") & (steered["layer"] == layer) & (steered["chains"] == chains)].iloc[
+            0
+        ]
+        of, stem = (f", {CHAINS[chains]}", f"-{chains}") if run.apart else ("", "")
         own = own.assign(name=own["latent"].astype(int).astype(str) + " seed " + own["seed"].astype(str))
         for y, name, axis, fmt, line, about in (
             ("valid", "Numberable", "share that could be numbered", ".0%", 0.95,
@@ -277,31 +288,36 @@ def _quality(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Figure |
             data = own[["sae", "seed", "latent", "name", "strength", "length", y]].dropna(subset=[y])
             if len(data):
                 chart = figures.quality(data, palette, y, axis, fmt, line, LENGTH)
-                pictures.append(Figure(f"quality-{y}-layer{layer}", name, about, chart, data, {"layer": str(layer)}))
+                pick = {"layer": str(layer)}
+                pictures.append(Figure(f"quality-{y}{stem}-layer{layer}", f"{name}{of}", about, chart, data, pick))
     return pictures
 
 
 def _logos(run: Run) -> Iterator[Logo]:
     needed = ["arm", "valid", "cdr3", "fr4"]
     for layer, own in grouped(_best_f1_arms(run), "layer"):
-        plan = run.table(f"steering/layer{layer}/controls/explore/plan.parquet", ["arm", "kind"])
+        plan = run.table(f"steering/layer{layer}/controls/explore/plan.parquet", ["arm", "kind", "chains"])
         control = run.table(f"steering/layer{layer}/controls/explore/outcomes.parquet", needed)
         if not len(control) or not len(plan):
             continue
-        none = control[control["arm"].isin(plan.loc[plan["kind"] == "none", "arm"])]
-        yield _logo(none, f"logo-none-layer{layer}", "No steering", {"layer": str(layer)})
+        for chains, arms in grouped(plan[plan["kind"] == "none"], "chains"):
+            of, stem = (f", {CHAINS[chains]}", f"-{chains}") if run.apart else ("", "")
+            none = control[control["arm"].isin(arms["arm"])]
+            yield _logo(none, f"logo-none{stem}-layer{layer}", f"No steering{of}", {"layer": str(layer)}, chains)
         for sae in (s for s in run.saes if s.layer == layer):
             written = run.table(f"steering/{sae.folder}/confirm/outcomes.parquet", needed)
             for arm in rows(own[(own["sae"] == sae.title) & (own["seed"] == sae.seed)]):
                 name = f"{run.title(sae)} latent {arm.latent}, pushed toward {concept_label(arm.concept)}"
                 pick = {"layer": str(layer), "target": arm.concept}
-                yield _logo(written[written["arm"] == arm.arm], f"logo-{slug(arm.concept)}-{sae.key}", name, pick)
+                mine = written[written["arm"] == arm.arm]
+                yield _logo(mine, f"logo-{slug(arm.concept)}-{sae.key}", name, pick, arm.chains)
 
 
-def _logo(written: pd.DataFrame, name: str, about: str, pick: dict[str, str]) -> Logo:
+def _logo(written: pd.DataFrame, name: str, about: str, pick: dict[str, str], chains: str) -> Logo:
     whole = written[written["valid"]]
     counts = logos.counted(whole["cdr3"], whole["fr4"])
-    caption = f"IMGT 105-111 from the start of CDR-H3, 112-117 from its end, and FR4; {len(whole):,} sequences."
+    cdr3 = "CDR-L3" if chains == "L" else "CDR-H3"
+    caption = f"IMGT 105-111 from the start of {cdr3}, 112-117 from its end, and FR4; {len(whole):,} sequences."
     return Logo(name, about, caption, logos.logo(counts, name), counts.rename_axis("imgt").reset_index(), pick)
 
 
