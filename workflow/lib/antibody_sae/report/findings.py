@@ -63,7 +63,7 @@ def matching(saes_found: list[dict[str, Any]], targets: list[str]) -> dict[str, 
     known = [row for row in saes_found if row.get("interpretable") is not None]
     if not known:
         return _untested(claim, "No latent was compared with concepts in this run.")
-    table = pd.DataFrame(known).assign(control=[row.get("control") for row in known])
+    table = pd.DataFrame(known).assign(control=pd.Series([row.get("control") for row in known], dtype=object))
     totals = table.groupby("sae", sort=False)[["interpretable_strict", "alive"]].sum().astype(int)
     figures = [
         (f"latents above every simple baseline, {title(row.Index)}", f"{row.interpretable_strict:,} of {row.alive:,}")
@@ -134,8 +134,8 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
     if not control["trained_steers"]:
         return _finding(claim, UNDECIDED if claims["seeds"] > 1 else ONE_SEED, text, figures, rule)
     low, high = difference["low"], difference["high"]
-    turned = (None, None) if low is None or high is None else (-high, -low)
-    verdict = _verdict(*turned, claims["seeds"])
+    less = None if high is None else -high, None if low is None else -low  # of the vector beyond the latents
+    verdict = _verdict(less[0], less[1], claims["seeds"])
     if verdict == UNDECIDED and low == high == 0:
         verdict = "not confirmed"
     return _finding(claim, verdict, text, figures, rule)
@@ -186,14 +186,13 @@ decides, between latents of matched density; entropies are secondary."""
 def _complexity(run: Run) -> dict[str, Any]:
     claim = "Ordered's patterns are more complex than TopK's"
     table = matched_density(run)
-    kinds = table["architecture"] if len(table) else []
-    if not {"topk", "ordered"} <= set(kinds):
+    if not len(table) or not {"topk", "ordered"} <= set(table["architecture"]):
         return _untested(claim, "This run has no TopK and Ordered SAE side by side.")
     mean = table.groupby("architecture")[list(COMPLEXITY)].mean()
     pairs = {key: (float(mean[key]["ordered"]), float(mean[key]["topk"])) for key in COMPLEXITY}
     column = "n_above_yes_mean"
-    by = [table[kinds == kind].groupby(["seed", "layer"])[column].mean() for kind in ("ordered", "topk")]
-    difference = paired(*by)
+    by = {kind: own.groupby(["seed", "layer"])[column].mean() for kind, own in table.groupby("architecture")}
+    difference = paired(by["ordered"], by["topk"])
     ordered, topk = pairs[column]
     text = (
         f"Of latents that fire equally often, an Ordered one goes with {ordered:.1f} concepts on average, a TopK one "

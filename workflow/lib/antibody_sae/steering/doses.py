@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,16 @@ COMPLETE = 0.95
 """Share of complete sequences that an arm must keep."""
 
 
+def _joined(criteria: pd.Series) -> Any:
+    return ";".join(criteria.dropna()) or None
+
+
 def towards(arms: pd.DataFrame, targets: Mapping[str, str]) -> pd.DataFrame:
     """Arms by target: columns row (place of the arm), concept, criteria (";"-joined, of a latent), hits. Random arms
     and no steering stand beside every target of their chains (`targets`: target -> chains), the others beside those
     that they were chosen for."""
     found = pairs(arms)
-    chosen = found.groupby(["row", "concept"], sort=False)["criterion"].agg(lambda c: ";".join(c.dropna()) or None)
+    chosen = found.groupby(["row", "concept"], sort=False)["criterion"].agg(_joined)
     everywhere = np.flatnonzero(arms["kind"].isin([*RANDOM, "none"]))
     written = arms["chains"].to_numpy()
     beside = [(row, target) for row in everywhere for target, chains in targets.items() if written[row] == chains]

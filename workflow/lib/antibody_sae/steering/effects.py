@@ -8,7 +8,7 @@ lengths by extrapolation: without random arms of its length an arm has no p-valu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -148,7 +148,7 @@ class _Pool:
     def __init__(self, arms: pd.DataFrame, kind: str, baseline: pd.DataFrame, targets: Mapping[str, str]) -> None:
         random = arms[arms["kind"] == kind]
         self._targets: Mapping[str, str] = targets
-        self._none: Mapping[str, Any] = baseline[["hits", "n_valid"]].to_dict("index")
+        self._none: Mapping[Any, Any] = baseline[["hits", "n_valid"]].to_dict("index")
         self._n, self._chains = random["n_valid"].to_numpy(float), random["chains"].to_numpy()
         self._arm, self._length = random["arm"].to_numpy(), random["length"].to_numpy()
         self._hits = {target: random[f"hits:{target}"].to_numpy(float) for target in targets}
@@ -190,7 +190,8 @@ def _judged(
     keys = zip(taken["concept"], taken["kind"], np.sign(taken["length"]), strict=True)
     lengths = dict(zip(keys, taken["length"], strict=True))
     rows = []
-    for row, side in zip(table.itertuples(), sign, strict=True):
+    every: Iterator[Any] = table.itertuples()
+    for row, side in zip(every, sign, strict=True):
         latents = "random_latent" in pools and row.kind not in ("shuffled_sign", "random_direction")
         name = "random_latent" if latents else "random_direction"
         pool, random = pools[name], row.kind in RANDOM

@@ -12,7 +12,7 @@ from antibody_sae.report.charts.base import GREY, INK, Palette, base_chart, size
 
 def by_sae(table: pd.DataFrame, palette: Palette, title: str, fmt: str) -> Any:
     """A bar an SAE type, its mean over seeds, and a dot a seed where there are several: columns sae, seed, value."""
-    means = table.groupby("sae", as_index=False, sort=False)["value"].mean()
+    means = table.groupby("sae", sort=False)["value"].mean().to_frame().reset_index()
     y = alt.Y("sae:N", sort=list(means["sae"]), title=None)
     x = alt.X("value:Q", title=title, axis=alt.Axis(format=fmt, tickCount=5), scale=alt.Scale(zero=True))
     known = [sae for sae in means["sae"] if sae in palette.saes]

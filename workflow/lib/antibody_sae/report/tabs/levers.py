@@ -110,7 +110,9 @@ def _tokens(run: Run, folder: str, arm: int, concept: str) -> float:
     if concept not in written:
         return float("nan")
     own = written[written["arm"] == arm]
-    found = price((own["heavy"].fillna("") + own["light"].fillna("")).tolist(), own["valid"] & own[concept])
+    found = price(
+        (own["heavy"].fillna("") + own["light"].fillna("")).tolist(), (own["valid"] & own[concept]).to_numpy()
+    )
     return found if np.isfinite(found) else float("nan")
 
 
@@ -141,7 +143,7 @@ def _best(best: pd.DataFrame) -> Section:
     table = best.assign(
         rate_note=[f"{r.rate_low:.1%} to {r.rate_high:.1%}" for r in rows(best)],
         log_odds_note=[f"{r.log_odds_low:+.2f} to {r.log_odds_high:+.2f}" for r in rows(best)],
-        tokens_note=[f"{r.tokens_none:,.0f} without" if np.isfinite(r.tokens_none) else None for r in rows(best)],
+        tokens_note=[f"{r.tokens_none:,.0f} without" if np.isfinite(r.tokens_none) else "" for r in rows(best)],
         verdict=best["steerable"].map({True: "yes", False: "no"}),
     )
     section.tables = [
@@ -197,7 +199,10 @@ def _sizes(run: Run, arms: pd.DataFrame, palette: Palette, picks: list[Pick]) ->
         moved = len(full) and full["low"].iloc[0] > 0
         for sae, mine in grouped(own, "sae"):
             effect = mine.groupby("m")["log_odds"].mean()
-            row[sae] = _half(half_size(effect.to_dict(), row["trained"] if moved else np.nan), int(effect.index.max()))
+            row[sae] = _half(
+                half_size({int(m): float(value) for m, value in effect.items()}, row["trained"] if moved else np.nan),
+                int(effect.index.max()),
+            )
         table.append(row)
     shown = columns("label|target", "layer|layer|d", "length|length|.2g", "trained|trained vector, log odds ratio|+.2f")
     shown += columns(*(f"{sae}|m_half, {sae}" for sae in palette.saes if (few["sae"] == sae).any()))
