@@ -198,11 +198,9 @@ def _sizes(run: Run, arms: pd.DataFrame, palette: Palette, picks: list[Pick]) ->
         row["trained"] = full["log_odds"].iloc[0] if len(full) else np.nan
         moved = len(full) and full["low"].iloc[0] > 0
         for sae, mine in grouped(own, "sae"):
-            effect = mine.groupby("m")["log_odds"].mean()
-            row[sae] = _half(
-                half_size({int(m): float(value) for m, value in effect.items()}, row["trained"] if moved else np.nan),
-                int(effect.index.max()),
-            )
+            means: Any = mine.groupby("m")["log_odds"].mean()
+            effect = {int(m): float(value) for m, value in means.items()}
+            row[sae] = _half(half_size(effect, row["trained"] if moved else np.nan), max(effect))
         table.append(row)
     shown = columns("label|target", "layer|layer|d", "length|length|.2g", "trained|trained vector, log odds ratio|+.2f")
     shown += columns(*(f"{sae}|m_half, {sae}" for sae in palette.saes if (few["sae"] == sae).any()))
