@@ -50,6 +50,21 @@ def pick(section, *keys):
     return {key: config[section][key] for key in keys}
 
 
+def chunk_files(wildcards):
+    return FILES[int(wildcards.chunk) :: len(SEQUENCE_CHUNKS)]
+
+
+def tracked_files(wildcards):
+    """The chunk's files but for names like a{x}.csv, in which Snakemake would see a wildcard."""
+    return [path for path in chunk_files(wildcards) if "{" not in path]
+
+
+def untracked_files(wildcards):
+    """Size and time of the others, so that a change of theirs is seen all the same."""
+    others = set(chunk_files(wildcards)) - set(tracked_files(wildcards))
+    return sorted(f"{path} {os.stat(path).st_size} {os.stat(path).st_mtime_ns}" for path in others)
+
+
 def of_units(name, units=None):
     """A steering file of each of a layer's units, its SAEs and `controls`."""
     units = ["controls", *UNITS] if units is None else units

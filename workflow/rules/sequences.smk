@@ -1,7 +1,5 @@
 # Stage 1: antibodies from the model, in chunks with a seed each, or from files.
 
-import re
-
 from antibody_sae.sequences import readers
 
 GENERATE = config["sequences"]["source"] == "generate"
@@ -13,21 +11,6 @@ if GENERATE:
     SEQUENCE_CHUNKS = range(config["sequences"]["chunks"])
 else:  # files whose chains are joined are read together
     SEQUENCE_CHUNKS = range(1 if config["sequences"]["join"] else min(config["sequences"]["chunks"], len(FILES)))
-
-
-def chunk_files(wildcards):
-    return FILES[int(wildcards.chunk) :: len(SEQUENCE_CHUNKS)]
-
-
-def tracked_files(wildcards):
-    """The chunk's files but for names like a{x}.csv, in which Snakemake would see a wildcard."""
-    return [path for path in chunk_files(wildcards) if not re.search(r"{.*}", path)]
-
-
-def untracked_files(wildcards):
-    """Size and time of the others, so that a change of theirs is seen all the same."""
-    others = set(chunk_files(wildcards)) - set(tracked_files(wildcards))
-    return sorted(f"{path} {os.stat(path).st_size} {os.stat(path).st_mtime_ns}" for path in others)
 
 
 READING = pick(
