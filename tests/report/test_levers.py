@@ -139,3 +139,12 @@ def test_a_run_whose_saes_met_no_concepts(copied, monkeypatch):
     html = built(copied, monkeypatch)
     assert re.search(r'<select id="which"></select>', html)
     assert "No latent to show." in html
+
+
+def test_the_map_shows_no_noise(copied):
+    file = copied.folder / "steering/layer2/levers/control_map.parquet"
+    table = pd.read_parquet(file)
+    write_parquet(table.assign(noise=table["derivative"] / 1.5), file)
+    where, _ = levers._maps(copied, levers.Pick("target", "Target", []))
+    assert [figure.name for figure in where.figures] == [f"levers-map-{t}" for t in ("j-gene-ighj4", "v-family-ighv4")]
+    assert all((figure.data["value"] == 0).all() for figure in where.figures)

@@ -71,7 +71,7 @@ def matching(saes_found: list[dict[str, Any]], targets: list[str]) -> dict[str, 
     ]
     best = [row["best_f1"][t]["f1"] for row in known for t in targets if t in row.get("best_f1", {})]
     if best:
-        figures.append((f"median F1 of the best latents of the {len(targets)} targets", f"{np.median(best):.2f}"))
+        figures.append((f"median F1 of the targets' best latents, {len(targets)} in all", f"{np.median(best):.2f}"))
     rule = (
         "confirmed where the share of TopK's latents whose whole interval of F1 lies above every single neuron, "
         "principal component, untrained latent, position and residue, on test antibodies, exceeds that of an untrained "
@@ -132,6 +132,9 @@ def selection(run: Run, claims: Mapping[str, Any]) -> dict[str, Any]:
         text = "This run has no trained vector to judge by."
         return _finding(claim, "not tested", text, figures, rule)
     if not control["trained_steers"]:
+        text = (
+            f"The trained vector steers none of {control['trained']} targets, so there is nothing to hold latents to."
+        )
         return _finding(claim, UNDECIDED if claims["seeds"] > 1 else ONE_SEED, text, figures, rule)
     low, high = difference["low"], difference["high"]
     less = None if high is None else -high, None if low is None else -low  # of the vector beyond the latents

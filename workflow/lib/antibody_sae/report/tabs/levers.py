@@ -20,6 +20,8 @@ from antibody_sae.steering.sparse import half_size
 NOT_LEVERS = (*RANDOM, "none", "matched_latent", "shuffled_sign")
 """Kinds that nobody would use: controls."""
 SPARSE = r"sparse_(\d+)"
+SURE = 2
+"""Noises above which the map of control shows a derivative; what lies within them is 0."""
 ARM = ["layer", "sae", "seed", "kind", "concept", "latent", "length"]
 """What names an arm in both stages."""
 
@@ -245,6 +247,7 @@ def _maps(run: Run, target: Pick) -> list[Section]:
     if len(control):
         control = _regions(control, "derivative")
         control["note"] = [f"{r.derivative:.2g}, noise {r.noise:.2g}" for r in rows(control)]
+        control["derivative"] = control["derivative"].where(control["derivative"] > SURE * control["noise"], 0.0)
         here = control[control["layer"] == layer]
         most = here.groupby("concept")["derivative"].transform("max")
         share = here.assign(row=here["concept"].map(concept_label), value=here["derivative"] / most.where(most > 0))
@@ -257,7 +260,7 @@ def _maps(run: Run, target: Pick) -> list[Section]:
         for concept, own in grouped(control, "concept"):
             data = own.assign(row=own["layer"].astype(str), value=own["derivative"])
             name = f"{concept_label(concept)}: by layer and region"
-            about = "Change of the target's rate per unit length of the best push; the tooltip has its noise."
+            about = "Change of the target's rate per unit length of the best push; 0 within twice the noise."
             pick = {"target": concept}
             stem = f"levers-map-{slug(concept)}"
             where.figures.append(_heat(stem, name, about, data, "derivative", ".2~g", "after block", pick))
