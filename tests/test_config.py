@@ -89,6 +89,13 @@ def test_null_drops_an_sae_of_the_default_file():
         config.complete({"saes": {"train": {"topk": None}}})
 
 
+def test_a_target_of_the_other_chain_is_said_before_any_job():
+    for chains, target in (("L", "j-gene=IGHJ4"), ("L", "cdr3-length=H:>=22"), ("H", "light-locus=K")):
+        with pytest.raises(InputError, match="is of the other chain"):
+            config.complete({"sequences": {"chains": chains}, "steering": {"targets": [target]}})
+    config.complete({"sequences": {"chains": "L"}, "steering": {"targets": "auto"}})
+
+
 def test_parsing_needs_nothing_heavy():
     """Snakemake imports the configuration for every job it starts."""
     heavy = "[m for m in ('torch', 'pandas', 'numba') if m in sys.modules]"

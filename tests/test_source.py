@@ -5,8 +5,8 @@ from antibody_sae import source
 from antibody_sae.source import LIBRARY
 
 STAGES = [
-    "antibody", "io", "source", "jobs", "species", "hardware", "significance", "models", "config", "numbering",
-    "sequences", "splits", "activations", "sae", "concepts", "interventions", "steering", "designs", "report",
+    "antibody", "io", "source", "jobs", "species", "hardware", "significance", "models", "numbering",
+    "sequences", "splits", "activations", "sae", "concepts", "config", "interventions", "steering", "designs", "report",
     "preflight",
 ]  # fmt: skip
 """A module imports from its own folder and from those before it."""

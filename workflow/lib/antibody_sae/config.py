@@ -114,12 +114,31 @@ def _mistakes(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"sequences.chains: model {spec.name} {verb} {' or '.join(spec.templates)}, not {sequences['chains']}"
     if len(parts) > 1:
         yield from _mistakes_of_pairs(config)
+    elif parts[0] in ("H", "L"):
+        yield from _mistakes_of_targets(config, parts[0])
     yield from species.mistakes(sequences, config["numbering"]["species"], spec.name, spec.species)
     if config["splits"]["validation"] + config["splits"]["test"] >= 1:
         yield "splits: validation and test leave nothing to train on; make them smaller"
     for name, sae in saes(config).items():
         if sae["k"] > sae["latents"]:
             yield f"saes.train.{name}: k {sae['k']} > latents {sae['latents']}"
+
+
+def _mistakes_of_targets(config: Mapping[str, Any], chain: str) -> Iterator[str]:
+    """Targets that no antibody of a run of one chain can have."""
+    named = config["steering"]["targets"]
+    other = ("=IGK", "=IGL", "=L", "=K") if chain == "H" else ("=IGH", "=H")
+    for target in [] if named == "auto" else named:
+        if any(mark in target for mark in other):
+            from antibody_sae.concepts import catalogue  # pandas takes half a second, and few runs need this
+
+            group, _, value = target.partition("=")
+            known = catalogue.BY_NAME.get(group)
+            if known and known.sided and catalogue.side_of(value) not in (None, "", chain):
+                yield (
+                    f"steering.targets: {target} is of the other chain, and sequences.chains is {chain}; name targets "
+                    "of this chain, or set steering.targets: auto"
+                )
 
 
 def _mistakes_of_pairs(config: Mapping[str, Any]) -> Iterator[str]:
