@@ -12,7 +12,7 @@ from harness import ROOT, Run, all_rules, environment, fingerprint
 
 PROFILES = ROOT / "workflow" / "profiles"
 RULE = re.compile(r"^( *)rule (\w+):\n((?:\1 +.*\n|\s*\n)+)", flags=re.M)
-COMPUTING = {"generate", "harvest", "train_sae", "steer_controls", "steer_generate", "design"}
+COMPUTING = {"generate", "harvest", "train_sae", "evaluate_sae", "steer_levers", "steer_generate", "design"}
 
 
 def rules():
