@@ -320,3 +320,12 @@ def test_infilling_writes_only_the_span(iglm_s):
     assert all(text.startswith(CHAIN[:98]) and text.endswith(CHAIN[100:]) for text in made)
     with pytest.raises(InputError, match="span"):
         alternatives.infill(iglm_s, CHAIN, 5, 5, 1, seed=1)
+
+
+def test_reliability_of_sequences_that_nobody_can_number_is_not_known():
+    """A model of random weights writes none: no residue has a region."""
+    found = credit.Values(np.array([0.5]), [np.full((4, 1), 0.5)], np.array([[1.0]]))
+    figures = credit.reliability(found, [np.full(4, -1)], 14)
+    assert figures["n"].tolist() == [[0.0]] * 14
+    assert np.isnan(figures["explained"]).all()
+    assert np.isnan(figures["calibration"]).all()

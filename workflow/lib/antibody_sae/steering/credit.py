@@ -254,7 +254,8 @@ def reliability(found: Values, groups: Sequence[np.ndarray], n_groups: int) -> d
     v, f, group = v[group >= 0], f[group >= 0], group[group >= 0]
 
     def total(values: np.ndarray, cell: np.ndarray, cells: int) -> np.ndarray:
-        return np.stack([np.bincount(c, weights=w, minlength=cells) for c, w in zip(cell.T, values.T, strict=True)], 1)
+        sums = [np.bincount(c, weights=w, minlength=cells) for c, w in zip(cell.T, values.T, strict=True)]
+        return np.stack(sums, 1).astype(float)  # of nothing at all numpy counts in integers
 
     cell = np.broadcast_to(group[:, None].astype(np.int64), v.shape)  # ten bins of a light region pass int8's end
     n = total(np.ones_like(v), cell, n_groups)
