@@ -63,7 +63,7 @@ def changes(table: pd.DataFrame, names: dict[str, str], shapes: dict[str, str]) 
                 shape=shape,
                 tooltip=tip,
                 fillOpacity=alt.condition("datum.steerable", alt.value(1), alt.value(0)),
-                fill=alt.Fill("who:N", scale=scale, legend=None),
+                fill=alt.Fill("who:N", title=None, scale=scale, legend=legend),
             ),
         ),
         len(order) * max(22, 13 * len(names)),

@@ -165,9 +165,10 @@ def _sae_table(summary: Mapping[str, Any]) -> Table:
     found = []
     for sae in summary["saes"]:
         row, change = dict(sae), sae.get("change")
-        if change:
+        if change and change["mean"] is not None:
             row["mean_change"] = 100 * change["mean"]
             row["mean_change_note"] = interval(change, 100, "+.0f")
+        if change and change["random_high"] is not None:  # a model that writes nothing numberable has neither
             row["control"], row["control_note"] = 100 * change["random_high"], f"lowest {points(change['random_low'])}"
         for target, best in (sae.get("best_f1") or {}).items():
             row[target], row[f"{target}_note"] = best["f1"], f"latent {best['latent']}"
