@@ -98,7 +98,7 @@ class Figure:
         """Vega-Lite specification with its data, no colour scheme applied."""
         spec = self.chart.to_dict(validate=False)
         spec.pop("config", None)
-        return spec
+        return json.loads(json.dumps(spec), parse_constant=lambda _: None)  # JSON has no NaN, and a mark needs no place
 
 
 def svg(figure: Figure) -> str:
