@@ -18,6 +18,7 @@ from antibody_sae.steering import candidates, claims, criteria, doses, effects, 
 from antibody_sae.steering import directions as steering_directions
 from antibody_sae.steering import targets as steering_targets
 from planted import planted_model, tiny_model
+from reference import rate_gradient
 
 WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": False}
 TARGET = "v-gene=IGHV-W"
@@ -65,7 +66,7 @@ def planted(tmp_path_factory):
     )  # fmt: skip
     panel = steering_targets.panel(labels, [TARGET])
     known = steering_directions.directions(store, labels, panel)
-    known["rate_derivative"] = steering_directions.rate_gradient(model, 1, table, labels, panel, Where(), 400)
+    known["rate_derivative"] = rate_gradient(model, 1, table, labels, panel, Where(), 400)
     return {"model": model, "store": store, "labels": labels, "sae": sae, "panel": panel, "known": known}
 
 
