@@ -17,6 +17,7 @@ from antibody_sae import config as settings
 from antibody_sae.io import write_json, write_parquet, write_safetensors
 from antibody_sae.report.run import Run
 from antibody_sae.steering import claims, doses, effects, plans
+from antibody_sae.steering.arms import COLUMNS
 
 RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
 REGIONS = {
@@ -257,7 +258,7 @@ def _explored(rows: list[dict[str, Any]]) -> plans.Plan:
         for row in rows
         for length in ((0.0,) if row["kind"] == "none" else LENGTHS)
     ]
-    table = pd.DataFrame(spread).reindex(columns=list(plans.COLUMNS))
+    table = pd.DataFrame(spread).reindex(columns=list(COLUMNS))
     vectors = torch.zeros(len(table), 16)
     vectors[:, 0] = torch.tensor(table["length"].to_numpy(float) * 2.4)
     return plans._numbered(table, vectors)

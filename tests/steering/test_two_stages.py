@@ -8,6 +8,7 @@ import pytest
 import torch
 from antibody_sae.sae.model import SAE
 from antibody_sae.steering import criteria, doses, effects, plans
+from antibody_sae.steering.arms import RANDOM
 
 TARGETS = {f"v-gene={letter}": "H" for letter in "abcdefgh"}
 SETTINGS = {"criteria": ["f1", "earliest"], "candidates": 1, "norms": [0.15, 0.3, 0.45], "explore_n": 16, "n": 96,
@@ -132,7 +133,7 @@ def test_a_planted_effect_is_found(planted):
         assert (arms["effect_sd"] > 2).mean() > 0.9
         assert (arms["detectable"] < 0.35).all()
         assert arms["p_common"].where(arms["kind"] == "latent").dropna().max() < 0.05
-        assert not table.loc[table["kind"].isin([*plans.RANDOM, "matched_latent", "shuffled_sign"]), "steerable"].any()
+        assert not table.loc[table["kind"].isin([*RANDOM, "matched_latent", "shuffled_sign"]), "steerable"].any()
 
 
 def test_what_is_compared_is_equally_long(planted):
@@ -147,7 +148,7 @@ def test_what_is_compared_is_equally_long(planted):
 def test_random_arms_are_in_no_family_and_supervised_ones_in_their_own(planted):
     table = next(iter(planted[0].values()))[0]
     confirmed = table[table["stage"] == "confirm"]
-    assert confirmed.loc[confirmed["kind"].isin([*plans.RANDOM, "none"]), "q_value"].isna().all()
+    assert confirmed.loc[confirmed["kind"].isin([*RANDOM, "none"]), "q_value"].isna().all()
     found = effects.families(confirmed)
     sizes = {name or "".join(sorted(set(confirmed.loc[rows, "kind"]))): len(rows) for name, rows in found}
     assert sizes == {"f1": 8, "earliest": 8, "matched_latent": 8, "shuffled_sign": 8, "trained": 8}

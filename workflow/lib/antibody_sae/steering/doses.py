@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from antibody_sae.significance import log_odds_ratio, wilson
-from antibody_sae.steering.plans import RANDOM, pairs
+from antibody_sae.steering.arms import RANDOM, pairs
 
 COMPLETE = 0.95
 """Share of complete sequences that an arm must keep."""

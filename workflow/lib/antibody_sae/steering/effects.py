@@ -28,9 +28,9 @@ from antibody_sae.significance import (
     two_proportions,
     wilson,
 )
+from antibody_sae.steering.arms import RANDOM
 from antibody_sae.steering.criteria import MEASURES
 from antibody_sae.steering.doses import COMPLETE, baselines, towards
-from antibody_sae.steering.plans import RANDOM
 
 LAYER = "controls"
 """The unit of a layer's arms that need no SAE."""

@@ -22,15 +22,10 @@ from torch import Tensor
 
 from antibody_sae.activations import Store
 from antibody_sae.sae.model import SAE
+from antibody_sae.steering.arms import COLUMNS, RANDOM, pairs
 from antibody_sae.steering.criteria import ASSOCIATED, Known
 from antibody_sae.steering.directions import typical_length
 
-COLUMNS = ("arm", "chains", "kind", "concept", "selected_by", "latent", "length", "strength", "norm", "n")
-"""chains: what is written, "H", "L" or "HL"; concept, selected_by: what the arm was chosen for and by, in pairs joined
-by ";" (empty: every target of its chains); length: of the added vector, in root mean square lengths of the centred
-residual stream, negative where it suppresses; strength: the same in multiples of the latent's largest activation; norm:
-its length in raw units."""
-RANDOM = ("random_latent", "random_direction")
 FEWEST = 4
 """Sequences of an explored arm at least."""
 
@@ -119,8 +114,8 @@ def explore_sae(
     one = (sae.max_activation * sae.scale)[:, None] * sae.directions  # the vector of strength 1
     size = one.norm(dim=1).numpy()
     wanted: dict[tuple[int, str], list[tuple[str, str]]] = {}
-    for (target, chains), pairs in zip(targets.items(), chosen, strict=True):
-        for criterion, latent in pairs:
+    for (target, chains), best in zip(targets.items(), chosen, strict=True):
+        for criterion, latent in best:
             wanted.setdefault((latent, chains), []).append((target, criterion))
     tries = len(settings["criteria"]) * settings["candidates"]
     for (latent, chains), reasons in wanted.items():
@@ -134,11 +129,11 @@ def explore_sae(
                 "random_latent", one[latent], settings["random_latents"], size[latent], chains=chains, latent=latent
             )
     look = np.log([known.density + 1e-6, size + 1e-12])
-    for j, ((target, chains), pairs) in enumerate(zip(targets.items(), chosen, strict=True)):
-        if not pairs:
+    for j, ((target, chains), best) in enumerate(zip(targets.items(), chosen, strict=True)):
+        if not best:
             continue
         of = {"chains": chains, "concept": target}
-        like = pairs[0][1]
+        like = best[0][1]
         r = np.abs(np.nan_to_num(known.r[others, j]))
         unrelated = others[r <= max(ASSOCIATED / 2, np.quantile(r, 0.25))] if len(others) else others
         near = np.abs(look[:, unrelated] - look[:, [like]]).sum(0).argsort(kind="stable")[: settings["candidates"]]
@@ -151,21 +146,6 @@ def explore_sae(
             if direction.any():  # a lever that nothing could be made of
                 arms.add(kind, direction, chains=chains, concept=target)
     return arms.plan()
-
-
-def pairs(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a target and criterion of each arm that was chosen for some: columns row (its place in the table),
-    concept and criterion (None but for latents)."""
-    out = []
-    for row, (concepts, criteria) in enumerate(zip(table["concept"], table["selected_by"], strict=True)):
-        if isinstance(concepts, str):
-            names = concepts.split(";")
-            why: list[str | None] = [None] * len(names)
-            out += [
-                (row, *pair)
-                for pair in zip(names, criteria.split(";") if isinstance(criteria, str) else why, strict=True)
-            ]
-    return pd.DataFrame(out, columns=["row", "concept", "criterion"])
 
 
 def confirm(plan: Plan, doses: pd.DataFrame, settings: Mapping[str, Any]) -> Plan:

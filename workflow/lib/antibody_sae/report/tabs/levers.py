@@ -14,7 +14,7 @@ from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.page import Pick, Section, Table, columns
 from antibody_sae.report.run import Run, grouped, kind_label, rows, slug
 from antibody_sae.steering.alternatives import price
-from antibody_sae.steering.plans import RANDOM
+from antibody_sae.steering.arms import RANDOM
 from antibody_sae.steering.sparse import half_size
 
 NOT_LEVERS = (*RANDOM, "none", "matched_latent", "shuffled_sign")
