@@ -57,8 +57,12 @@ def write(library: Library | pd.DataFrame, stem: str | Path, pick: int = 96, abo
             part.write_text(text, encoding="utf-8")
 
 
+PACKAGES = ("torch", "transformers", "numpy", "numba", "pyhmmer", "anarci")
+"""What the arithmetic of writing and numbering depends on; a recipe names their versions."""
+
+
 def recipe(
-    config: Mapping[str, Any], code: str, provenance: Mapping[str, Any], saes: Mapping[str, str], packages: list[str]
+    config: Mapping[str, Any], code: str, provenance: Mapping[str, Any], levers: Mapping[str, str]
 ) -> dict[str, Any]:
     """What writes a library again: the configuration's parts (seed included), the hash of the code, the model's and the
     levers' hashes, and the versions of what the arithmetic depends on."""
@@ -68,6 +72,6 @@ def recipe(
         "config": dict(config),
         "code": code,
         "model": dict(provenance),
-        "levers": dict(saes),
-        "packages": {name: version(name) for name in packages},
+        "levers": dict(levers),
+        "packages": {name: version(name) for name in PACKAGES},
     }
