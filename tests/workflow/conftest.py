@@ -23,8 +23,8 @@ class Project:
     def snakemake(self, *arguments: str, config: str = "tests/config/quick.yaml") -> subprocess.CompletedProcess[str]:
         """Run Snakemake there as `make run` does; stderr is merged into stdout."""
         command = [
-            sys.executable, "-m", "snakemake", "--cores", "2", "--profile", "workflow/profiles/default",
-            "--configfile", config, *arguments,
+            sys.executable, "-m", "snakemake", *arguments, "--cores", "2", "--profile", "workflow/profiles/default",
+            "--configfile", config,
         ]  # fmt: skip
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV"))}
         environment["XDG_CACHE_HOME"] = str(self.folder / "cache")

@@ -30,7 +30,7 @@ def test_two_threads_a_training_stay_within_the_bound(undisturbed, tmp_path):
     config = tmp_path / "threads.yaml"
     config.write_text(yaml.safe_dump(settings))
     run = Run(tmp_path, config=config)
-    run.local("--until", "train_sae")
+    run.local("--until", "evaluate_sae")
     before, after = fingerprint(undisturbed.results), fingerprint(run.results)
     assert not [name for name in differences(before, after) if name in after and not name.startswith("saes/")]
     for name in ("topk", "ordered"):

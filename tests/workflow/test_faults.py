@@ -173,7 +173,7 @@ def test_activations_of_another_model_or_layer_are_refused(damaged):
     original = json.loads(path.read_text())
     for key, foreign in (("weights_sha256", "0" * 64), ("layer", 3), ("model", "iglm")):
         path.write_text(json.dumps({**original, key: foreign}))
-        said = damaged.local("--forcerun", "train_sae", "--until", "train_sae", check=False)
+        said = damaged.local("--forcerun", "train_sae", "--until", "evaluate_sae", check=False)
         assert re.search(rf"Error: .*manifest.json: {key} is .*this run expects", said), said[-3000:]
 
 
@@ -231,7 +231,7 @@ def test_sigterm_leaves_a_checkpoint_and_a_clean_end(undisturbed, damaged):
     shutil.rmtree(folder)
     checkpoint = damaged.results / "checkpoints" / "saes" / "layer2" / "ordered-seed0.safetensors"
     log = damaged.results / "logs" / "train_sae-layer2-ordered-seed0.log"
-    wanted = "results/tiny/saes/layer2/ordered-seed0/sae.safetensors"
+    wanted = "results/tiny/saes/layer2/ordered-seed0/metrics.json"
     process = damaged.start("--cores", "2", wanted)
     try:
         while process.poll() is None:

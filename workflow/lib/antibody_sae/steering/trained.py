@@ -283,5 +283,5 @@ def reliability(base: Base, targets: Sequence[str]) -> pd.DataFrame:
 
 
 def provenance(about: Mapping[str, Any]) -> dict[str, str]:
-    """What a file of levers belongs to, as the metadata of safetensors."""
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()}
+    """What a file of levers belongs to, as the metadata of safetensors: one entry, as that format keeps no order."""
+    return {"provenance": json.dumps(about)}
