@@ -1,398 +1,19 @@
-"""Which rules an edit of each library module reruns: a file's edge is a cache's edge.
+"""Which rules an edit of each library module reruns (reruns.txt): a file's edge is a cache's edge.
 
 What an edit touches is the rules whose scripts stand on the module; what reads their outputs follows if those change.
+Look at a change before you accept it (python tests/test_reruns.py > tests/reruns.txt): does an edit of what is
+measured, tabulated or drawn write a sequence or train an SAE again?
 """
 
 import re
 import shutil
+import tempfile
+from pathlib import Path
+from unittest.mock import patch
 
-import pytest
 from antibody_sae import source
 
-REPORT = {"tables", "report"}
-EVERYTHING = {
-    "associate",
-    "compare_seeds",
-    "concept_baselines",
-    "concept_tables",
-    "design",
-    "design_files",
-    "design_natural",
-    "evaluate_sae",
-    "generate",
-    "harvest",
-    "judge",
-    "label_concepts",
-    "manifest",
-    "merge_numbering",
-    "merge_sequences",
-    "number",
-    "read_sequences",
-    "report",
-    "split",
-    "steer_confirm",
-    "steer_controls",
-    "steer_doses",
-    "steer_effects",
-    "steer_generate",
-    "steer_levers",
-    "steer_outcomes",
-    "steer_plan",
-    "steer_sparse",
-    "steer_tables",
-    "steer_targets",
-    "tables",
-    "train_sae",
-}
-RERUNS = {
-    "activations": {
-        "associate",
-        "compare_seeds",
-        "concept_baselines",
-        "evaluate_sae",
-        "harvest",
-        "manifest",
-        "report",
-        "steer_confirm",
-        "steer_controls",
-        "steer_doses",
-        "steer_effects",
-        "steer_levers",
-        "steer_outcomes",
-        "steer_plan",
-        "steer_sparse",
-        "steer_targets",
-        "train_sae",
-    },
-    "antibody": EVERYTHING
-    - {"compare_seeds", "concept_tables", "judge", "manifest", "split", "steer_tables", "train_sae"},
-    "concepts.association": {"associate"},
-    "concepts.baselines": {"concept_baselines"},
-    "concepts.catalogue": REPORT
-    | {
-        "associate",
-        "concept_baselines",
-        "design",
-        "design_files",
-        "label_concepts",
-        "steer_confirm",
-        "steer_controls",
-        "steer_doses",
-        "steer_effects",
-        "steer_levers",
-        "steer_outcomes",
-        "steer_plan",
-        "steer_sparse",
-        "steer_targets",
-    },
-    "concepts.codes": {"associate"},
-    "concepts.labelling": {
-        "associate",
-        "concept_baselines",
-        "design",
-        "design_files",
-        "label_concepts",
-        "steer_controls",
-        "steer_levers",
-        "steer_outcomes",
-        "steer_plan",
-        "steer_sparse",
-        "steer_targets",
-    },
-    "concepts.labels": {
-        "associate",
-        "concept_baselines",
-        "design",
-        "design_files",
-        "label_concepts",
-        "report",
-        "steer_confirm",
-        "steer_controls",
-        "steer_doses",
-        "steer_effects",
-        "steer_levers",
-        "steer_outcomes",
-        "steer_plan",
-        "steer_sparse",
-        "steer_targets",
-    },
-    "concepts.patterns": {"associate"},
-    "concepts.probes": {"associate", "concept_baselines"},
-    "concepts.scoring": {
-        "associate",
-        "concept_baselines",
-        "design",
-        "design_files",
-        "label_concepts",
-        "report",
-        "steer_confirm",
-        "steer_controls",
-        "steer_doses",
-        "steer_effects",
-        "steer_levers",
-        "steer_outcomes",
-        "steer_plan",
-        "steer_sparse",
-        "steer_targets",
-    },
-    "concepts.selection": {"associate", "concept_baselines"},
-    "concepts.tables": {"concept_tables"},
-    "config": REPORT,
-    "designs.build": {"design"},
-    "designs.constraints": {"design", "design_files"},
-    "designs.handles": {"design"},
-    "designs.judges": {"design", "design_files", "judge"},
-    "designs.liabilities": {"design", "design_files"},
-    "designs.library": {"design", "design_files"},
-    "designs.outputs": {"design", "design_files"},
-    "designs.page": {"design_files"},
-    "designs.parents": {"design", "design_files"},
-    "designs.picking": {"design", "design_files"},
-    "hardware": {
-        "associate",
-        "design",
-        "evaluate_sae",
-        "generate",
-        "harvest",
-        "report",
-        "steer_generate",
-        "steer_levers",
-        "steer_plan",
-        "train_sae",
-    },
-    "interventions": {"design", "design_files", "report", "steer_generate", "steer_levers", "steer_sparse"},
-    "io": EVERYTHING,
-    "jobs": EVERYTHING,
-    "models.attention": {
-        "associate",
-        "design",
-        "evaluate_sae",
-        "generate",
-        "harvest",
-        "report",
-        "steer_generate",
-        "steer_levers",
-        "steer_plan",
-    },
-    "models.generation": {
-        "associate",
-        "design",
-        "design_files",
-        "evaluate_sae",
-        "generate",
-        "harvest",
-        "report",
-        "steer_generate",
-        "steer_levers",
-        "steer_plan",
-    },
-    "models.model": {
-        "associate",
-        "design",
-        "evaluate_sae",
-        "generate",
-        "harvest",
-        "report",
-        "steer_generate",
-        "steer_levers",
-        "steer_plan",
-    },
-    "models.presets": REPORT
-    | {"associate", "design", "evaluate_sae", "generate", "harvest", "steer_generate", "steer_levers", "steer_plan"},
-    "models.starts": {
-        "associate",
-        "design",
-        "design_files",
-        "evaluate_sae",
-        "generate",
-        "harvest",
-        "report",
-        "steer_generate",
-        "steer_levers",
-        "steer_plan",
-        "steer_sparse",
-    },
-    "numbering.anarci": {
-        "design",
-        "design_files",
-        "design_natural",
-        "generate",
-        "merge_numbering",
-        "merge_sequences",
-        "number",
-        "read_sequences",
-        "steer_generate",
-        "steer_levers",
-        "steer_outcomes",
-        "steer_sparse",
-    },
-    "numbering.checks": {
-        "design",
-        "design_files",
-        "design_natural",
-        "generate",
-        "merge_numbering",
-        "merge_sequences",
-        "number",
-        "read_sequences",
-        "steer_generate",
-        "steer_levers",
-        "steer_outcomes",
-        "steer_sparse",
-    },
-    "numbering.domains": {"design_natural", "generate", "merge_sequences", "read_sequences"},
-    "numbering.germlines": {
-        "design",
-        "design_files",
-        "design_natural",
-        "generate",
-        "merge_numbering",
-        "merge_sequences",
-        "number",
-        "read_sequences",
-        "steer_generate",
-        "steer_levers",
-        "steer_outcomes",
-        "steer_sparse",
-    },
-    "numbering.tables": {
-        "design",
-        "design_files",
-        "merge_numbering",
-        "number",
-        "steer_levers",
-        "steer_outcomes",
-        "steer_sparse",
-    },
-    "preflight": set(),
-    "report.build": {"report"},
-    "report.charts.base": {"report"},
-    "report.charts.claims": {"report"},
-    "report.charts.concepts": {"report"},
-    "report.charts.latent": {"report"},
-    "report.charts.levers": {"report"},
-    "report.charts.library": {"report"},
-    "report.charts.logos": {"report"},
-    "report.charts.steering": {"report"},
-    "report.charts.training": {"report"},
-    "report.costs": {"report"},
-    "report.findings": REPORT,
-    "report.page": {"report"},
-    "report.run": REPORT,
-    "report.summary": {"tables"},
-    "report.tabs.concepts": {"report"},
-    "report.tabs.latents": {"report"},
-    "report.tabs.levers": {"report"},
-    "report.tabs.library": {"report"},
-    "report.tabs.overview": {"report"},
-    "report.tabs.steering": {"report"},
-    "report.tabs.training": {"report"},
-    "sae.evaluation": {"compare_seeds", "evaluate_sae"},
-    "sae.kernels": {
-        "associate",
-        "compare_seeds",
-        "design",
-        "design_files",
-        "evaluate_sae",
-        "report",
-        "steer_confirm",
-        "steer_controls",
-        "steer_generate",
-        "steer_levers",
-        "steer_plan",
-        "steer_sparse",
-        "train_sae",
-    },
-    "sae.model": {
-        "associate",
-        "compare_seeds",
-        "design",
-        "design_files",
-        "evaluate_sae",
-        "report",
-        "steer_confirm",
-        "steer_controls",
-        "steer_generate",
-        "steer_levers",
-        "steer_plan",
-        "steer_sparse",
-        "train_sae",
-    },
-    "sae.prefixes": REPORT | {"steer_plan", "train_sae"},
-    "sae.settings": {"train_sae"},
-    "sae.stream": {"compare_seeds", "evaluate_sae", "train_sae"},
-    "sae.trainer": {"train_sae"},
-    "sae.training": {"train_sae"},
-    "sequences.chunks": {"design_natural", "generate", "merge_sequences", "read_sequences"},
-    "sequences.columns": {"design_natural", "generate", "merge_sequences", "read_sequences"},
-    "sequences.fasta": {"design_natural", "generate", "merge_sequences", "read_sequences"},
-    "sequences.pairing": {"design_natural", "generate", "merge_sequences", "read_sequences"},
-    "sequences.readers": {"design_natural", "generate", "merge_sequences", "read_sequences"},
-    "sequences.records": {"design_natural", "generate", "merge_sequences", "read_sequences"},
-    "sequences.tables": {"design_natural", "generate", "merge_sequences", "read_sequences"},
-    "significance": REPORT
-    | {"associate", "steer_confirm", "steer_controls", "steer_doses", "steer_effects", "steer_plan", "steer_tables"},
-    "source": set(),
-    "species": REPORT
-    | {
-        "associate",
-        "design",
-        "design_files",
-        "design_natural",
-        "evaluate_sae",
-        "generate",
-        "harvest",
-        "merge_numbering",
-        "merge_sequences",
-        "number",
-        "read_sequences",
-        "steer_generate",
-        "steer_levers",
-        "steer_outcomes",
-        "steer_plan",
-        "steer_sparse",
-    },
-    "splits": {"evaluate_sae", "split", "train_sae"},
-    "steering.alternatives": {"report"},
-    "steering.arms": {
-        "report",
-        "steer_confirm",
-        "steer_controls",
-        "steer_doses",
-        "steer_effects",
-        "steer_plan",
-        "steer_tables",
-    },
-    "steering.candidates": {"steer_plan"},
-    "steering.claims": {"steer_tables"},
-    "steering.control_map": {"steer_levers"},
-    "steering.credit": {"steer_levers", "steer_sparse"},
-    "steering.criteria": REPORT | {"steer_confirm", "steer_controls", "steer_effects", "steer_plan", "steer_tables"},
-    "steering.directions": {"report", "steer_confirm", "steer_controls", "steer_levers", "steer_plan", "steer_sparse"},
-    "steering.doses": {"steer_doses", "steer_effects", "steer_tables"},
-    "steering.effects": {"steer_effects", "steer_tables"},
-    "steering.measured": {"steer_doses", "steer_effects"},
-    "steering.outcomes": {"design", "design_files", "steer_levers", "steer_outcomes", "steer_sparse"},
-    "steering.output": {"steer_plan"},
-    "steering.plans": {"steer_confirm", "steer_controls", "steer_plan"},
-    "steering.sampling": {"design", "design_files", "steer_generate"},
-    "steering.sparse": {"report", "steer_sparse"},
-    "steering.targets": {
-        "report",
-        "steer_confirm",
-        "steer_controls",
-        "steer_doses",
-        "steer_effects",
-        "steer_levers",
-        "steer_outcomes",
-        "steer_plan",
-        "steer_sparse",
-        "steer_targets",
-    },
-    "steering.trained": {"steer_levers", "steer_sparse"},
-}
-"""Module -> rules. Look at a change before you accept it: does an edit of what is measured, tabulated or drawn write a
-sequence or train an SAE again?"""
+TABLE = Path(__file__).with_name("reruns.txt")
 
 
 def scripts(root):
@@ -410,27 +31,29 @@ def hashes(rules):
     return {rule: source.source_hash(str(script)) for rule, script in rules.items()}
 
 
-def reruns(root, library):
-    """Module -> rules whose hash an edit of it changes, in a copy of the library."""
-    rules, before, table = scripts(root), hashes(scripts(root)), {}
-    for path in sorted(library.rglob("*.py")):
-        if path.name != "__init__.py":
-            text = path.read_text()
-            path.write_text(text + "\nEDITED = True\n")
-            after = hashes(rules)
-            path.write_text(text)
-            name = ".".join(path.relative_to(library).with_suffix("").parts)
-            table[name] = {rule for rule in rules if after[rule] != before[rule]}
+def reruns(root, folder):
+    """Module -> rules whose hash an edit of it changes, found in a copy of the library."""
+    library = folder / source.PACKAGE
+    shutil.copytree(source.LIBRARY, library, ignore=shutil.ignore_patterns("__pycache__"))
+    with patch.object(source, "LIBRARY", library):
+        rules, before, table = scripts(root), hashes(scripts(root)), {}
+        for path in sorted(library.rglob("*.py")):
+            if path.name != "__init__.py":
+                text = path.read_text()
+                path.write_text(text + "\nEDITED = True\n")
+                after = hashes(rules)
+                path.write_text(text)
+                name = ".".join(path.relative_to(library).with_suffix("").parts)
+                table[name] = {rule for rule in rules if after[rule] != before[rule]}
     return table
 
 
-@pytest.fixture
-def library(tmp_path, monkeypatch):
-    copy = tmp_path / source.PACKAGE
-    shutil.copytree(source.LIBRARY, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(source, "LIBRARY", copy)
-    return copy
+def test_each_edit_reruns_what_the_table_says(root, tmp_path):
+    said = dict(line.split(": ") for line in TABLE.read_text().splitlines())
+    assert reruns(root, tmp_path) == {module: set(rules.split()) for module, rules in said.items()}
 
 
-def test_each_edit_reruns_what_the_table_says(root, library):
-    assert reruns(root, library) == RERUNS
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        for module, rules in reruns(Path(__file__).parents[1], Path(folder)).items():
+            print(f"{module}: {' '.join(sorted(rules))}")

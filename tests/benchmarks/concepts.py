@@ -32,7 +32,8 @@ import torch
 from antibody_sae import activations, hardware
 from antibody_sae.concepts import association, baselines, labelling
 from antibody_sae.concepts.labels import Labels
-from antibody_sae.concepts.scoring import RANK_BINS, Csr, Tally, add_histogram, codes_csr, take_rows
+from antibody_sae.concepts.rows import Csr, codes_csr, take_rows
+from antibody_sae.concepts.scoring import RANK_BINS, Tally, add_histogram
 from antibody_sae.io import antibody_id, read_json, read_parquet, write_json, write_parquet
 from antibody_sae.models import model as models
 from antibody_sae.numbering import tables as numbering

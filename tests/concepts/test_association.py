@@ -12,9 +12,10 @@ import torch
 from antibody_sae import significance
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.concepts import association, baselines, codes, probes, scoring, selection
+from antibody_sae.concepts import rows as sparse_rows
 from antibody_sae.concepts import tables as concepts_tables
 from antibody_sae.concepts.labels import Labels
-from antibody_sae.concepts.scoring import Csr
+from antibody_sae.concepts.rows import Csr
 from antibody_sae.io import InputError
 from antibody_sae.sae.model import SAE
 from scipy.stats import norm
@@ -209,7 +210,7 @@ def test_no_test_residue_touches_a_choice(world, found):
     rows[test] = rng.permutation(rows[test])
     owners = np.arange(ANTIBODIES)
     owners[labels.split == 2] = rng.permutation(owners[labels.split == 2])
-    residue, antibody = scoring.take_rows(labels.residue, rows), scoring.take_rows(labels.antibody, owners)
+    residue, antibody = sparse_rows.take_rows(labels.residue, rows), sparse_rows.take_rows(labels.antibody, owners)
     other = replace(labels, residue=residue, antibody=antibody)
     again = run(other, changed)
     chosen = ["concept", "level", "pool", "latent", "threshold", "f1_validation", "r_validation"]
@@ -387,7 +388,7 @@ def test_pooling_is_the_maximum_and_the_mean():
 
 
 def test_signed_features_keep_both_directions():
-    dense = scoring.densify(scoring.signed_csr(np.array([[1.0, -2.0], [0.5, 3.0]])), 4)
+    dense = scoring.densify(sparse_rows.signed_csr(np.array([[1.0, -2.0], [0.5, 3.0]])), 4)
     assert dense.tolist() == [[1, 0, 0, 2], [0.5, 0, 3, 0]]
 
 

@@ -10,7 +10,7 @@ import torch
 from antibody_sae import activations, interventions
 from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.concepts.labels import Labels
-from antibody_sae.concepts.scoring import Csr
+from antibody_sae.concepts.rows import Csr
 from antibody_sae.interventions import Edit, Intervention, Where
 from antibody_sae.io import InputError
 from antibody_sae.sae.model import SAE

@@ -16,10 +16,12 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:  # heavy packages load only where a function needs them: Snakemake's parse imports this module
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -216,15 +218,17 @@ def parquet_batches(
 
 
 def write_safetensors(
-    tensors: dict[str, torch.Tensor], path: str | Path, metadata: dict[str, str] | None = None
+    tensors: Mapping[str, torch.Tensor | np.ndarray], path: str | Path, metadata: dict[str, str] | None = None
 ) -> str:
-    """Write tensors and return the file's SHA-256, for the manifest."""
+    """Write torch's tensors or, without torch, numpy's arrays; returns the file's SHA-256, for the manifest."""
+    import numpy as np
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
 
+    arrays = all(isinstance(value, np.ndarray) for value in tensors.values())
+    framework = import_module("safetensors.numpy" if arrays else "safetensors.torch")
     with atomic(path) as part:
         try:
-            save_file(tensors, part, metadata=metadata)
+            framework.save_file(dict(tensors), part, metadata=metadata)
         except (OSError, SafetensorError) as error:  # a full disk is a SafetensorError
             raise InputError(f"{path}: could not be written ({error}); is there space? may you write there?") from error
         return sha256_file(part)
@@ -232,15 +236,25 @@ def write_safetensors(
 
 def read_safetensors(path: str | Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
     """Read tensors; where `sha256` is given, the file must have it. Raises InputError that names the file."""
+    found: dict[str, torch.Tensor] = _read_safetensors(path, sha256, "safetensors.torch")
+    return found
+
+
+def read_arrays(path: str | Path, sha256: str | None = None) -> dict[str, np.ndarray]:
+    """As `read_safetensors`, without torch, which takes seconds to import."""
+    found: dict[str, np.ndarray] = _read_safetensors(path, sha256, "safetensors.numpy")
+    return found
+
+
+def _read_safetensors(path: str | Path, sha256: str | None, framework: str) -> Any:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     try:
         if sha256 is not None and sha256_file(path) != sha256:
             raise InputError(
                 f"{path}: its contents do not match the hash in its manifest; delete it and run again to rebuild it"
             )
-        return load_file(path)
+        return import_module(framework).load_file(path)
     except (OSError, SafetensorError) as error:  # SafetensorError: a broken header
         raise unreadable(path, "safetensors", error) from error
 

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
-from scipy.special import ndtr, ndtri
+from scipy.special import gammaincinv, ndtr, ndtri, stdtrit
 
 Floats = NDArray[np.floating]
 LEVEL = 0.05
@@ -26,7 +25,7 @@ LEVEL = 0.05
 def wilson(hits: Any, n: Any, confidence: float = 0.95) -> tuple[Floats, Floats]:
     """Wilson's (1927) score interval of a proportion; (0, 1) where n = 0."""
     hits, n = np.asarray(hits, float), np.asarray(n, float)
-    z = stats.norm.ppf(0.5 + confidence / 2)
+    z = ndtri(0.5 + confidence / 2)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = hits / n
         centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -49,7 +48,7 @@ def two_proportions(hits: Any, n: Any, hits0: Any, n0: Any) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         pooled = (hits + hits0) / (n + n0)
         z = (hits / n - hits0 / n0) / np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / n0))
-    return np.where(np.isfinite(z), 2 * stats.norm.sf(np.abs(np.nan_to_num(z))), 1.0)
+    return np.where(np.isfinite(z), 2 * ndtr(-np.abs(np.nan_to_num(z))), 1.0)
 
 
 def log_odds_ratio(hits: Any, n: Any, hits0: Any, n0: Any) -> tuple[Floats, Floats, Floats]:
@@ -70,7 +69,7 @@ def ratio_bound(mean: Any, sd: Any, n: Any, mean0: Any, sd0: Any, n0: Any) -> Fl
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = sd**2 / n, sd0**2 / n0
         freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (n0 - 1))
-        bound = np.exp(mean0 - mean + stats.t.ppf(1 - LEVEL, np.maximum(freedom, 1)) * np.sqrt(a + b))
+        bound = np.exp(mean0 - mean + stdtrit(np.maximum(freedom, 1), 1 - LEVEL) * np.sqrt(a + b))
     known = (n >= 2) & (n0 >= 2)
     return np.where(known & (a + b > 0), bound, np.where(known, np.exp(mean0 - mean), np.inf))
 
@@ -84,7 +83,7 @@ _QUANTILES = (np.arange(400) + 0.5) / 400
 
 @cache
 def _chi2(freedom: int) -> Floats:
-    return stats.chi2.ppf(_QUANTILES, freedom)
+    return np.asarray(2 * gammaincinv(freedom / 2, _QUANTILES))
 
 
 FEWEST = 3
@@ -145,8 +144,11 @@ def q_values(p: Floats) -> Floats:
     """Benjamini-Hochberg (1995) adjusted p-values over all finite entries of `p`, in its shape; NaN stays NaN."""
     q = np.full(p.shape, np.nan)
     tested = np.isfinite(p)
-    if tested.any():
-        q[tested] = stats.false_discovery_control(p[tested])
+    order = np.argsort(p[tested])
+    scaled = p[tested][order] * len(order) / np.arange(1, len(order) + 1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1)
+    q[tested] = adjusted
     return q
 
 
@@ -220,7 +222,7 @@ def spearman_within(table: pd.DataFrame, x: str, y: str, seed: int = 0) -> Inter
     found = {}
     for key, part in table[[x, y]].dropna().groupby(level=list(range(table.index.nlevels)), sort=True):
         if len(part) >= 4 and np.ptp(part[x].to_numpy()) > 0 and np.ptp(part[y].to_numpy()) > 0:
-            found[key] = float(stats.spearmanr(part[x], part[y]).statistic)
+            found[key] = float(part[[x, y]].corr("spearman").to_numpy()[0, 1])
     if not found:
         return Interval(float("nan"), float("nan"), float("nan"), 0)
     index = pd.MultiIndex.from_tuples([key if isinstance(key, tuple) else (key,) for key in found])

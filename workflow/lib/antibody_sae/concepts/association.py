@@ -28,19 +28,16 @@ from antibody_sae.concepts.codes import Block, CodeFile, heavy_lengths, partner_
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.concepts.patterns import Patterns
 from antibody_sae.concepts.probes import Moments, Scores
+from antibody_sae.concepts.rows import Csr, Floats, Ints, take_rows
 from antibody_sae.concepts.scoring import (
     RANK_BINS,
     Bootstrap,
     ClusterTest,
-    Csr,
-    Floats,
-    Ints,
     Tally,
     add_histogram,
     cluster_means,
     densify,
     raise_maximum,
-    take_rows,
 )
 from antibody_sae.concepts.selection import SIMPLE, always_yes, at_choice, best_rows, choose, keep_best
 from antibody_sae.io import InputError, progress

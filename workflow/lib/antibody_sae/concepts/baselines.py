@@ -17,7 +17,8 @@ from antibody_sae.activations import Store
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.concepts.labels import Labels, owners, residues_of
 from antibody_sae.concepts.probes import RIDGES, Moments, Scores, best_ridge
-from antibody_sae.concepts.scoring import Csr, Floats, Ints, Tally, codes_csr, pool, signed_csr, take_rows
+from antibody_sae.concepts.rows import Csr, Floats, Ints, codes_csr, signed_csr, take_rows
+from antibody_sae.concepts.scoring import Tally, pool
 from antibody_sae.concepts.selection import best_rows, keep_best
 from antibody_sae.io import InputError
 

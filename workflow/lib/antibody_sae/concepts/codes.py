@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from antibody_sae.concepts.labels import Labels
-from antibody_sae.concepts.scoring import Csr, Floats, Ints, codes_csr, pool
+from antibody_sae.concepts.rows import Csr, Floats, Ints, codes_csr
+from antibody_sae.concepts.scoring import pool
 
 _BLOCK = 65_536
 """Residues of a block; a larger cluster makes a larger one."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from antibody_sae.antibody import RESIDUES, SIDED_REGIONS, SPLITS
 from antibody_sae.concepts.catalogue import (
@@ -22,13 +21,13 @@ from antibody_sae.concepts.catalogue import (
     split_values,
 )
 from antibody_sae.concepts.labels import Labels
-from antibody_sae.concepts.scoring import Csr
+from antibody_sae.concepts.rows import Csr
 from antibody_sae.io import (
     InputError,
     parquet_batches,
+    read_arrays,
     read_json,
     read_parquet,
-    read_safetensors,
     write_json,
     write_parquet,
     write_safetensors,
@@ -302,9 +301,7 @@ def save(labels: Labels, table: pd.DataFrame, settings: Mapping[str, Any], folde
         "first": labels.first, "length": labels.length, "split": labels.split, "cluster": labels.cluster,
         "position": labels.position, "region": labels.region, "letter": labels.letter, "light": labels.light,
     }  # fmt: skip
-    digest = write_safetensors(
-        {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in tensors.items()}, folder / "labels.safetensors"
-    )
+    digest = write_safetensors({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / "labels.safetensors")
     names = {"residue": labels.residue_names, "antibody": labels.antibody_names, "positions": labels.positions}
     write_json(
         {"format": 1, "sha256": digest, "regions": list(SIDED_REGIONS), "residues": RESIDUES, **names},
@@ -321,7 +318,7 @@ def load(folder: str | Path) -> Labels:
     header = read_json(folder / "labels.json")
     if header.get("format") != 1:
         raise InputError(f"{folder / 'labels.json'}: not a format that this version reads; delete it and run again")
-    t = {k: v.numpy() for k, v in read_safetensors(folder / "labels.safetensors", header["sha256"]).items()}
+    t = read_arrays(folder / "labels.safetensors", header["sha256"])
     none = np.empty(0, np.float32)
     ids = t["ids"].view(f"S{t['ids'].shape[1]}")[:, 0].astype(str)
     return Labels(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from antibody_sae.antibody import SPLITS
-from antibody_sae.concepts.scoring import Csr, Ints, take_rows
+from antibody_sae.concepts.rows import Csr, Ints, take_rows
 from antibody_sae.io import InputError
 
 

@@ -10,7 +10,7 @@ from numba import njit
 from antibody_sae.antibody import RESIDUES, SIDED_REGIONS
 from antibody_sae.concepts.codes import Block, CodeFile
 from antibody_sae.concepts.labels import Labels
-from antibody_sae.concepts.scoring import Csr, Floats, Ints, codes_csr
+from antibody_sae.concepts.rows import Csr, Floats, Ints, codes_csr
 
 TOP = 10
 """Top-activating antibodies of a latent, from validation and test, one a cluster."""

@@ -9,7 +9,7 @@ import pandas as pd
 from numba import njit
 from scipy import sparse
 
-from antibody_sae.concepts.scoring import Csr, Floats
+from antibody_sae.concepts.rows import Csr, Floats
 from antibody_sae.concepts.selection import keep_best
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)

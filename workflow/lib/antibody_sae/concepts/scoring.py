@@ -1,75 +1,21 @@
 """Counting how sparse features and boolean labels meet: the arithmetic under every figure of the concepts stage.
 
-Everything here works on sparse rows. A *feature matrix* (latents, neurons, principal components, predictors) is CSR:
-`ptr` [n + 1] int64, `idx` int32, `val` float32 > 0. A *label matrix* is CSR without values: `ptr` [n + 1] int64, `idx`.
-Rows are residues or antibodies. The cost is (active features) x (labels) per row; nothing of size rows x features or
-rows x labels is ever built, and memory does not grow with the number of rows.
+Everything here works on sparse rows (see rows.py). The cost is (active features) x (labels) per row; nothing of size
+rows x features or rows x labels is ever built, and memory does not grow with the number of rows.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numba import njit
-from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import stdtr
 
-Floats = NDArray[np.floating]
-Ints = NDArray[np.integer]
+from antibody_sae.concepts.rows import Csr, Floats, Ints
+
 OCTAVES_BELOW, OCTAVES_ABOVE, MANTISSA = 18, 2, 128
 RANK_BINS = (OCTAVES_BELOW + OCTAVES_ABOVE) * MANTISSA
 """AUROC orders activations at bfloat16 resolution, 2^-18 to 2^2 of the feature's scale: one bin a distinct value."""
 _LOWEST = (127 - OCTAVES_BELOW) * MANTISSA
-
-
-class Csr(NamedTuple):
-    """Sparse rows; `val` is empty for boolean labels."""
-
-    ptr: Ints
-    """[n + 1] int64: row i occupies idx[ptr[i]:ptr[i + 1]]."""
-    idx: Ints
-    """Column of each entry."""
-    val: Floats
-    """Value of each entry, > 0."""
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return len(self.ptr) - 1
-
-
-def codes_csr(indices: Ints, values: Floats) -> Csr:
-    """Fixed-width codes ([n, k] indices, [n, k] values, 0 = inactive) as CSR without copying the entries."""
-    n, k = indices.shape
-    ptr = np.arange(0, n * k + 1, k, dtype=np.int64) if k else np.zeros(n + 1, np.int64)
-    return Csr(ptr, np.ascontiguousarray(indices, np.int32).ravel(), np.ascontiguousarray(values, np.float32).ravel())
-
-
-def signed_csr(values: Floats) -> Csr:
-    """Dense features [n, d] as 2 d non-negative ones: columns 2 i and 2 i + 1 are i's positive and negative part."""
-    columns = 2 * np.arange(values.shape[1], dtype=np.int32) + (values < 0)
-    return codes_csr(columns.astype(np.int32), np.abs(values))
-
-
-def take_rows(matrix: Csr, rows: Ints) -> Csr:
-    """The given rows of a label matrix, in that order; row -1 gives an empty row."""
-    ptr, idx = _take(matrix.ptr, matrix.idx, np.ascontiguousarray(rows, np.int64))
-    return Csr(ptr, idx, np.empty(0, np.float32))
-
-
-@njit(cache=True, nogil=True)
-def _take(ptr, idx, rows):  # type: ignore[no-untyped-def]
-    out_ptr = np.zeros(len(rows) + 1, np.int64)
-    for i in range(len(rows)):
-        r = rows[i]
-        out_ptr[i + 1] = out_ptr[i] + (ptr[r + 1] - ptr[r] if r >= 0 else 0)
-    out = np.empty(out_ptr[-1], idx.dtype)
-    for i in range(len(rows)):
-        r = rows[i]
-        if r >= 0:
-            out[out_ptr[i] : out_ptr[i + 1]] = idx[ptr[r] : ptr[r + 1]]
-    return out_ptr, out
 
 
 @njit(cache=True, nogil=True)
@@ -398,7 +344,7 @@ class ClusterTest:
         variance = np.maximum(self.square, self.model)
         tested = (self.model > 1e-12) & (self.fired >= 2)[:, None]
         z = np.divide(self.total, np.sqrt(variance), out=np.zeros_like(self.total), where=tested)
-        p = stats.t.sf(z, np.maximum(self.fired - 1, 1)[:, None])
+        p = stdtr(np.maximum(self.fired - 1, 1)[:, None], -z)
         return np.where(tested, p, np.nan)
 
 

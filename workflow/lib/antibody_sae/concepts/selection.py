@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from antibody_sae.concepts.scoring import Floats, Ints, Tally
+from antibody_sae.concepts.rows import Floats, Ints
+from antibody_sae.concepts.scoring import Tally
 
 SIMPLE = ("neuron", "pca", "untrained", "position", "residue", "shuffled")
 """Baselines that a latent must beat on test to count as interpretable."""

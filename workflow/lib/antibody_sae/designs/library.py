@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 
 from antibody_sae.designs import liabilities, parents, picking
 from antibody_sae.designs.constraints import Constraints, checks, funnel, in_words, label, quota
@@ -207,7 +207,7 @@ def collect(writer: Writer, lever: Intervention, n: int, name: str, training: Ma
             break
         written = sum(map(len, checked))
         # the largest yield that is compatible with what was accepted (Poisson, 95 %, one-sided)
-        if chi2.ppf(0.95, 2 * (len(chosen.texts) + 1)) / 2 < written / MOST_TRIES or written >= MOST_TRIES * n:
+        if gammaincinv(len(chosen.texts) + 1, 0.95) < written / MOST_TRIES or written >= MOST_TRIES * n:
             rows_left = funnel(pd.concat(checked), chosen.refused, len(chosen.texts))
             raise InputError(
                 f"design {name}: {len(chosen.texts)} of {n} designs after {written} sequences; loosen what few "
@@ -348,8 +348,8 @@ class Sample:
     @property
     def price_range(self) -> tuple[float, float | None]:
         """95 % interval of the price (Poisson); no upper end where no sequence was accepted."""
-        low = chi2.ppf(0.025, 2 * self.accepted) / 2 if self.accepted else 0.0
-        high = chi2.ppf(0.975, 2 * (self.accepted + 1)) / 2
+        low = gammaincinv(self.accepted, 0.025) if self.accepted else 0.0
+        high = gammaincinv(self.accepted + 1, 0.975)
         return self.tokens / high, self.tokens / low if low else None
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from antibody_sae.interventions import Where
 from antibody_sae.io import InputError
-from antibody_sae.models.model import AntibodyModel
+
+if TYPE_CHECKING:
+    from antibody_sae.models.model import AntibodyModel
 
 _EVERYWHERE = Where()
 
@@ -85,6 +87,6 @@ def infill(
     if not {"[MASK]", "[CLS]", "[SEP]", "[HEAVY]"} <= set(model._vocabulary):
         raise InputError(f"infilling: model {model.spec.name} was not trained for it; it lacks [MASK] or [CLS]")
     spec = replace(model.spec, templates={"H": template})
-    filler = AntibodyModel(spec, model.hf, model._vocabulary, model.provenance)
+    filler = type(model)(spec, model.hf, model._vocabulary, model.provenance)
     spans = filler.generate(n, seed=seed, species=species, temperature=temperature, top_p=top_p, max_residues=60)
     return [parent[:start] + written.text + parent[stop:] if written.ended else "" for written in spans]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from torch import Tensor
 from antibody_sae.activations import Store
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.io import InputError
-from antibody_sae.steering.targets import Panel, context, panel_blocks
+from antibody_sae.steering.targets import Panel, context
 
 
 def directions(store: Store, labels: Labels, panel: Panel) -> dict[str, Tensor]:
@@ -49,6 +51,18 @@ def directions(store: Store, labels: Labels, panel: Panel) -> dict[str, Tensor]:
         "difference_of_means": unit(torch.tensor(np.array(means), dtype=torch.float32)),
         "probe": unit(torch.tensor(np.array(probes), dtype=torch.float32)),
     }
+
+
+def panel_blocks(store: Store, labels: Labels, panel: Panel) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
+    """Activations of the panel's residues: (x [m, d] float32, place in the panel [m], residue_id [m])."""
+    first, length = labels.first[panel.rows], labels.length[panel.rows]
+    order = np.argsort(first)
+    starts = first[order]
+    for acts, residue_id in store.blocks():
+        place = order[np.maximum(np.searchsorted(starts, residue_id, side="right") - 1, 0)]
+        mine = (residue_id >= first[place]) & (residue_id < first[place] + length[place])
+        if mine.any():
+            yield acts[torch.from_numpy(mine)].float(), place[mine], residue_id[mine]
 
 
 def unit(rows: Tensor) -> Tensor:

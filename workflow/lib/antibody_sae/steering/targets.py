@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from antibody_sae.activations import Store
 from antibody_sae.antibody import REGIONS, SIDED_REGIONS, SPLITS
 from antibody_sae.concepts import catalogue
-from antibody_sae.concepts.labels import Labels
 from antibody_sae.io import InputError, read_json
+
+if TYPE_CHECKING:
+    from antibody_sae.concepts.labels import Labels
 
 PANEL = 4000
 """Antibodies at most that candidates are chosen on, evenly spaced over the run's, so that memory stays bounded."""
@@ -129,18 +129,6 @@ def context(target: str) -> tuple[list[int], list[int]]:
         )
     read, decided = group.regions(value)
     return [SIDED_REGIONS.index(r) for r in read], [SIDED_REGIONS.index(r) for r in decided]
-
-
-def panel_blocks(store: Store, labels: Labels, panel: Panel) -> Iterator[tuple[Tensor, np.ndarray, np.ndarray]]:
-    """Activations of the panel's residues: (x [m, d] float32, place in the panel [m], residue_id [m])."""
-    first, length = labels.first[panel.rows], labels.length[panel.rows]
-    order = np.argsort(first)
-    starts = first[order]
-    for acts, residue_id in store.blocks():
-        place = order[np.maximum(np.searchsorted(starts, residue_id, side="right") - 1, 0)]
-        mine = (residue_id >= first[place]) & (residue_id < first[place] + length[place])
-        if mine.any():
-            yield acts[torch.from_numpy(mine)].float(), place[mine], residue_id[mine]
 
 
 def typical_counts(labels: Labels, panel: Panel, side: str) -> dict[str, tuple[int, int]]:
