@@ -32,6 +32,11 @@ def test_the_shipped_configurations_are_valid(root, default):
     [
         ({"sterring": {}}, "unknown key 'sterring'; did you mean 'steering'"),
         ({"activations": {"layer": [2]}}, "unknown key 'activations.layer'; did you mean 'layers'"),
+        ({"steering": {"strengths": [1.0]}}, "unknown key 'steering.strengths'; gone since 0.2.0, delete it"),
+        (
+            {"steering": {"targets": ["binder=yes"]}, "concepts": {"metadata": {"binder": {}}}},
+            "'binder=yes' is a column of the input",
+        ),
         ({"activations": {"layers": [9]}}, "layers 1 to 4"),
         ({"saes": {"shared": {"k": 64, "latents": 32}}}, "k 64 > latents 32"),
         ({"saes": {"train": {"topk": {"architecture": "topk", "k": 9999}}}}, "k 9999 > latents"),

@@ -51,6 +51,13 @@ def _fill(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
             _fill(value[key], extra or {})
 
 
+REMOVED = {
+    "steering.strengths": "gone since 0.2.0, delete it: vectors are compared at equal lengths, which are steering.norms",
+    "steering.methods": "gone since 0.2.0, delete it: vectors are added (designs clamp latents where their `method` says so)",
+}
+"""Keys of earlier versions, and what to do about them."""
+
+
 def _message(error: Any) -> str:
     place = ".".join(map(str, error.absolute_path))
     if error.validator == "additionalProperties":
@@ -58,9 +65,10 @@ def _message(error: Any) -> str:
         unknown = [k for k in error.instance if k not in known]
         hints = []
         for key in unknown:
+            whole = ".".join(filter(None, [place, key]))
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
-            hints.append(f"unknown key {'.'.join(filter(None, [place, key]))!r}; {hint}")
+            hints.append(f"unknown key {whole!r}; {REMOVED.get(whole, hint)}")
         return "; ".join(hints)
     return f"{place or 'the whole file'}: {error.message}"
 
@@ -114,7 +122,7 @@ def _mistakes(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"sequences.chains: model {spec.name} {verb} {' or '.join(spec.templates)}, not {sequences['chains']}"
     if len(parts) > 1:
         yield from _mistakes_of_pairs(config)
-    elif parts[0] in ("H", "L"):
+    else:
         yield from _mistakes_of_targets(config, parts[0])
     yield from species.mistakes(sequences, config["numbering"]["species"], spec.name, spec.species)
     if config["splits"]["validation"] + config["splits"]["test"] >= 1:
@@ -125,11 +133,13 @@ def _mistakes(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _mistakes_of_targets(config: Mapping[str, Any], chain: str) -> Iterator[str]:
-    """Targets that no antibody of a run of one chain can have."""
+    """Targets that nothing written in one passage can have; `chain` is H, L or, where that holds both, HL."""
     named = config["steering"]["targets"]
-    other = ("=IGK", "=IGL", "=L", "=K") if chain == "H" else ("=IGH", "=H")
+    other = {"H": ("=IGK", "=IGL", "=L", "=K"), "L": ("=IGH", "=H")}.get(chain, ())
     for target in [] if named == "auto" else named:
-        if any(mark in target for mark in other):
+        if target.partition("=")[0] in config["concepts"]["metadata"]:
+            yield f"steering.targets: {target!r} is a column of the input, which written sequences do not have"
+        elif any(mark in target for mark in other):
             from antibody_sae.concepts import catalogue  # pandas takes half a second, and few runs need this
 
             group, _, value = target.partition("=")
