@@ -75,7 +75,7 @@ def stages(rules):
 
 
 def test_kill_9_at_random_moments_of_every_stage_changes_nothing(undisturbed, tmp_path):
-    """In each stage, at random moments: a job, Snakemake alone (its jobs live on), or all; then it is resumed."""
+    """In each stage, at random moments: a job, and Snakemake alone (its jobs live on) or all; then it is resumed."""
     chance = random.Random(SEED)
     run = Run(tmp_path)
     found = stages(undisturbed.rules())
@@ -83,8 +83,8 @@ def test_kill_9_at_random_moments_of_every_stage_changes_nothing(undisturbed, tm
     kills = {"job": 0, "snakemake": 0, "all": 0}
     owed = []  # rules that were being made again, which their user would ask for again: Snakemake makes no lost file
     # that nothing needs any more
-    for rules in found.values():
-        plan = [(chance.choice(rules), kind) for kind in kills]
+    for turn, rules in enumerate(found.values()):
+        plan = [(chance.choice(rules), kind) for kind in ("job", ("snakemake", "all")[turn % 2])]
         for rule, kind in sorted(plan, key=lambda item: rules.index(item[0])):
             forced = []  # a job that ended before the blow is made again, and struck earlier
             for share in (chance.uniform(0.05, 0.9), 0.2, 0.0):
@@ -113,8 +113,9 @@ def test_kill_9_at_random_moments_of_every_stage_changes_nothing(undisturbed, tm
                 forced = ["--forcerun", rule]
     run.local("--rerun-incomplete", *(["--forcerun", *owed] if owed else []))
     print(f"{sum(kills.values())} kills: {kills}; the run was resumed after each")
-    assert min(kills.values()) >= len(found) - 1, "a job may end before the blow, three times, but not often"
-    assert sum(kills.values()) >= 20
+    struck = [kills["job"], kills["snakemake"] + kills["all"]]
+    assert min(struck) >= len(found) - 1, "a job may end before the blow, three times, but not often"
+    assert kills["snakemake"] and kills["all"]
     assert differences(fingerprint(undisturbed.results), fingerprint(run.results)) == []
     assert not list(run.results.rglob("*.part")), "nothing is left of the files that killed jobs were writing"
     assert "Nothing to be done" in run.local("--dry-run")

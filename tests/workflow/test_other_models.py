@@ -71,10 +71,12 @@ def test_p_iggen_pairs_run_the_whole_workflow(root, tmp_path, p_iggen_stub):
 def test_a_generic_model_runs_the_whole_workflow(root, tmp_path, generic_stub):
     project = copy_project(root, tmp_path)
     pairs(150).to_csv(tmp_path / "heavy.csv", index=False)
+    one = {**SMALL["saes"], "train": {"topk": None}}  # a run with one SAE compares nothing, and ends all the same
     out = run(project, {
         **SMALL,
         "run": "generic",
         "model": {"name": "mine", "path": str(generic_stub), "template": {"H": "<{heavy}>"}, "dtype": "float32"},
+        "saes": one,
         "sequences": {"source": "file", "paths": ["heavy.csv"], "chains": "H", "chunks": 1,
                       "columns": {"heavy": "vh"}},
         "concepts": {**SMALL["concepts"], "metadata": {"isotype": {}}},

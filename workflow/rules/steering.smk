@@ -95,6 +95,7 @@ rule steer_levers:
         f"{OUT}/benchmarks/steer_levers-layer{{layer}}.tsv"
     conda:
         "../../envs/environment.yaml"
+    priority: 1  # long, and what much waits for: it starts as early as it can
     threads: 1
     resources:
         mem_mb=memory(4000, 0),
