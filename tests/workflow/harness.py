@@ -23,7 +23,7 @@ HOUR = 3600
 
 
 def environment() -> dict[str, str]:
-    """This process's environment without pytest's and Slurm's marks; one thread a job; kernels compiled once for all."""
+    """This process's environment without pytest's and Slurm's marks; a thread a job; kernels compiled once."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV", "SLURM_", "SBATCH_"))}
     kernels = str(ROOT / ".venv" / "cache" / "numba")
     return {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "NUMBA_CACHE_DIR": kernels}

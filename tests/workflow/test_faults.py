@@ -115,7 +115,8 @@ def test_kill_9_at_random_moments_of_every_stage_changes_nothing(undisturbed, tm
     print(f"{sum(kills.values())} kills: {kills}; the run was resumed after each")
     struck = [kills["job"], kills["snakemake"] + kills["all"]]
     assert min(struck) >= len(found) - 1, "a job may end before the blow, three times, but not often"
-    assert kills["snakemake"] and kills["all"]
+    assert kills["snakemake"]
+    assert kills["all"]
     assert differences(fingerprint(undisturbed.results), fingerprint(run.results)) == []
     assert not list(run.results.rglob("*.part")), "nothing is left of the files that killed jobs were writing"
     assert "Nothing to be done" in run.local("--dry-run")

@@ -52,8 +52,8 @@ def _fill(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
 
 
 REMOVED = {
-    "steering.strengths": "gone since 0.2.0, delete it: vectors are compared at equal lengths, which are steering.norms",
-    "steering.methods": "gone since 0.2.0, delete it: vectors are added (designs clamp latents where their `method` says so)",
+    "steering.strengths": "gone since 0.2.0, delete it: vectors are compared at the lengths in steering.norms",
+    "steering.methods": "gone since 0.2.0, delete it: vectors are added; designs have a `method`",
 }
 """Keys of earlier versions, and what to do about them."""
 
