@@ -93,9 +93,9 @@ rule steer_levers:
         f"{OUT}/logs/steer_levers-layer{{layer}}.log",
     benchmark:
         f"{OUT}/benchmarks/steer_levers-layer{{layer}}.tsv"
+    priority: 1  # long, and what much waits for: it starts as early as it can
     conda:
         "../../envs/environment.yaml"
-    priority: 1  # long, and what much waits for: it starts as early as it can
     threads: 1
     resources:
         mem_mb=memory(4000, 0),
