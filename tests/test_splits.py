@@ -89,8 +89,16 @@ def test_shares_are_kept_and_the_seed_decides():
     assert set(splits.assign(big, shares, 0)[:500]) == {"train"}
 
 
+@pytest.mark.parametrize("sizes", [[20, 20, 20, 20], [70, 8, 1], [5, 5, 5]])
+def test_of_few_clusters_every_split_gets_one(sizes):
+    cluster = np.repeat(np.arange(len(sizes)), sizes)
+    found = splits.assign(cluster, {"train": 0.7, "validation": 0.15, "test": 0.15}, seed=0)
+    assert set(found) == {"train", "validation", "test"}
+    assert (found == "train").sum() == max((found == name).sum() for name in set(found))
+
+
 def test_too_few_clusters_say_so():
-    with pytest.raises(InputError, match=r"3 antibodies in 1 clonotype clusters leave .*test.* empty; use more"):
+    with pytest.raises(InputError, match=r"3 antibodies in 1 clonotype clusters leave .*test.* empty; every"):
         splits.assign(np.zeros(3, int), {"train": 0.7, "validation": 0.15, "test": 0.15}, 0)
 
 

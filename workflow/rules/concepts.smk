@@ -18,6 +18,7 @@ rule label_concepts:
         f"{OUT}/logs/label_concepts.log",
     benchmark:
         f"{OUT}/benchmarks/label_concepts.tsv"
+    priority: 2  # quick, and it says what cannot work
     conda:
         "../../envs/environment.yaml"
     threads: 1

@@ -11,6 +11,7 @@ rule split:
         f"{OUT}/logs/split.log",
     benchmark:
         f"{OUT}/benchmarks/split.tsv"
+    priority: 2  # quick, and it says what cannot work
     conda:
         "../../envs/environment.yaml"
     threads: 1

@@ -33,6 +33,7 @@ rule steer_targets:
         f"{OUT}/logs/steer_targets.log",
     benchmark:
         f"{OUT}/benchmarks/steer_targets.tsv"
+    priority: 2  # quick, and it says what cannot work
     localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"

@@ -92,7 +92,8 @@ def _join_buckets(parent: np.ndarray, rows: np.ndarray, cdr3: np.ndarray, bounds
 
 
 def assign(cluster: np.ndarray, shares: Mapping[str, float], seed: int) -> np.ndarray:
-    """[n] split of each antibody: clusters by size, each to the split that it fills least, equal sizes in random order.
+    """[n] split of each antibody: clusters by size, each to the split that it fills least, equal sizes in random order;
+    no split stays empty where there are clusters enough.
 
     Raises InputError where there are too few clusters for every split to get one.
     """
@@ -103,14 +104,17 @@ def assign(cluster: np.ndarray, shares: Mapping[str, float], seed: int) -> np.nd
     target = np.array([shares[name] for name in names]) * len(cluster)
     filled = np.zeros(len(names))
     split_of = np.empty(len(ids), np.int64)
-    for i in order:
-        split_of[i] = np.argmin((filled + sizes[i]) / target)
+    for left, i in zip(range(len(order), 0, -1), order, strict=True):
+        fill = (filled + sizes[i]) / target
+        if (filled == 0).sum() >= left:
+            fill[filled > 0] = np.inf  # of few clusters, the smallest are for the splits that have none
+        split_of[i] = np.argmin(fill)
         filled[split_of[i]] += sizes[i]
     empty = [name for name, n in zip(names, filled, strict=True) if n == 0]
     if empty:
         raise InputError(
             f"splits: {len(cluster)} antibodies in {len(ids)} clonotype clusters leave {' and '.join(empty)} empty; "
-            "use more antibodies, or larger shares"
+            "every split needs one: use antibodies of more clonotypes, or smaller clusters: a higher splits.identity"
         )
     return np.array(names)[split_of[np.searchsorted(ids, cluster)]]
 
