@@ -11,7 +11,7 @@ PIP = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "-
 def main(lock: str) -> int:
     """pip's exit status; a line a package of 5 MB or more, and pip's own words where it fails."""
     total = sum(bool(re.match(r"[\w.-]+==", line)) for line in Path(lock).read_text(encoding="utf-8").splitlines())
-    print(f"installing {total} packages from {lock} (one to four minutes, mostly torch)", flush=True)
+    print(f"installing {total} packages from {lock} (minutes; the large ones are named)", flush=True)
     said: list[str] = []
     seen = 0
     with subprocess.Popen([*PIP, lock], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
@@ -20,7 +20,8 @@ def main(lock: str) -> int:
             seen += line.startswith("Collecting ")
             found = re.match(r"\s+(?:Downloading|Using cached) (\S+?)-\d\S* \((\d+\.\d MB|\d+ MB)\)", line)
             if found and float(found[2].split()[0]) >= 5:
-                print(f"  {seen} of {total}: {found[1]}, {found[2]}", flush=True)
+                place = f"{seen} of {total}" if seen <= total else "more, for GPUs"
+                print(f"  {place}: {found[1]}, {found[2]}", flush=True)
             if line.startswith("Installing collected"):
                 print("  unpacking", flush=True)
     if pip.returncode:
