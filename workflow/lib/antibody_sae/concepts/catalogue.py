@@ -80,12 +80,12 @@ class Block:
         """[residues] 0, 1, ... one number a chain."""
         return np.cumsum(self.residues["position"].to_numpy() == 0) - 1
 
-    def following(self, k: int) -> np.ndarray:
-        """[residues] the residue k places on in the same chain, "" beyond its end."""
+    def following(self, places: int) -> np.ndarray:
+        """[residues] the residue so many places on in the same chain, "" beyond its end."""
         out = np.full(len(self.letter), "", dtype=object)
-        if k < len(out):
-            same = self.chain_number[k:] == self.chain_number[: len(out) - k]
-            out[: len(out) - k] = np.where(same, self.letter[k:], "")
+        if places < len(out):
+            same = self.chain_number[places:] == self.chain_number[: len(out) - places]
+            out[: len(out) - places] = np.where(same, self.letter[places:], "")
         return out
 
 
@@ -118,13 +118,13 @@ def _motifs(b: Block) -> list[pd.Series]:
     found = []
     for name, pattern in MOTIFS.items():
         start = np.ones(len(b.letter), bool)
-        for k, allowed in enumerate(pattern):
-            residue = pd.Series(b.following(k))
+        for place, allowed in enumerate(pattern):
+            residue = pd.Series(b.following(place))
             match = residue.isin(list(allowed.lstrip("^"))).to_numpy()
             start &= (~match if allowed[0] == "^" else match) & (residue != "").to_numpy()
         inside = start.copy()
-        for k in range(1, len(pattern)):
-            inside[k:] |= start[: len(start) - k]
+        for place in range(1, len(pattern)):
+            inside[place:] |= start[: len(start) - place]
         found.append(_texts(inside, name))
     extra = (b.letter == "C") & (b.imgt > 0) & ~np.isin(b.imgt, (23, 104))
     return [*found, _texts(extra, "extra-cysteine")]
@@ -231,7 +231,7 @@ def _metadata(column: str, entry: Mapping[str, Any]) -> Callable[[Block], Labell
         if not entry.get("split"):
             return values
         lists = split_values(values, entry["split"])
-        return [lists.str.get(k) for k in range(int(lists.str.len().max()) if lists.notna().any() else 0)]
+        return [lists.str.get(i) for i in range(int(lists.str.len().max()) if lists.notna().any() else 0)]
 
     return label
 

@@ -112,7 +112,7 @@ def label(
     widths: dict[str, list[np.ndarray]] = {"residue": [], "antibody": []}
     entries: dict[str, list[np.ndarray]] = {"residue": [], "antibody": []}
     parts: dict[str, list[np.ndarray]] = {
-        k: [] for k in ("position", "region", "letter", "light", "length", "split", "cluster", "rows", "ids")
+        name: [] for name in ("position", "region", "letter", "light", "length", "split", "cluster", "rows", "ids")
     }
     chosen = groups(settings)
     for b in blocks:
@@ -138,7 +138,7 @@ def label(
         parts["cluster"].append(b.antibodies["cluster_id"].to_numpy(np.int64))
         parts["rows"].append(b.residues["residue_id"].to_numpy(np.int64))
         parts["ids"].append(b.antibodies["antibody_id"].to_numpy(dtype=str))
-    joined = {k: np.concatenate(v) if v else np.empty(0, np.int64) for k, v in parts.items()}
+    joined = {name: np.concatenate(part) if part else np.empty(0, np.int64) for name, part in parts.items()}
     places = [name.removeprefix("=") for name in place_names.number]
     order = sorted(range(len(places)), key=lambda p: _place_key(places[p]))
     rank = np.empty(len(places) + 1, np.int16)
@@ -202,7 +202,7 @@ def _limit_metadata(labels: Labels, settings: Mapping[str, Any]) -> Labels:
     rows = np.repeat(np.arange(labels.antibody.rows), np.diff(labels.antibody.ptr))[number >= 0]
     matrix = _matrix(np.bincount(rows, minlength=labels.antibody.rows), number[number >= 0])
     return replace(
-        labels, antibody=matrix, antibody_names=[n for n, k in zip(labels.antibody_names, keep, strict=True) if k]
+        labels, antibody=matrix, antibody_names=[n for n, kept in zip(labels.antibody_names, keep, strict=True) if kept]
     )
 
 
@@ -232,7 +232,7 @@ def _pair_codes(
         fits = ((share >= PAIR_SHARE[0]) & (share <= PAIR_SHARE[1])).ravel()
         best = np.argsort(-np.where(fits, counts.ravel(), -1), kind="stable")[:most]
         wanted = [
-            f"{PAIRS.name}={positions[k // len(RESIDUES)]}:{RESIDUES[k % len(RESIDUES)]}" for k in best if fits[k]
+            f"{PAIRS.name}={positions[i // len(RESIDUES)]}:{RESIDUES[i % len(RESIDUES)]}" for i in best if fits[i]
         ]
         wanted = list(dict.fromkeys([*wanted, *also]))
     else:
@@ -301,7 +301,9 @@ def save(labels: Labels, table: pd.DataFrame, settings: Mapping[str, Any], folde
         "first": labels.first, "length": labels.length, "split": labels.split, "cluster": labels.cluster,
         "position": labels.position, "region": labels.region, "letter": labels.letter, "light": labels.light,
     }  # fmt: skip
-    digest = write_safetensors({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / "labels.safetensors")
+    digest = write_safetensors(
+        {name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / "labels.safetensors"
+    )
     names = {"residue": labels.residue_names, "antibody": labels.antibody_names, "positions": labels.positions}
     write_json(
         {"format": 1, "sha256": digest, "regions": list(SIDED_REGIONS), "residues": RESIDUES, **names},
@@ -324,5 +326,5 @@ def load(folder: str | Path) -> Labels:
     return Labels(
         ids, header["residue"], header["antibody"], header["positions"],
         Csr(t["residue.ptr"], t["residue.idx"], none), Csr(t["antibody.ptr"], t["antibody.idx"], none),
-        *(t[k] for k in ("first", "length", "split", "cluster", "position", "region", "letter", "light")),
+        *(t[name] for name in ("first", "length", "split", "cluster", "position", "region", "letter", "light")),
     )  # fmt: skip

@@ -24,7 +24,7 @@ class Choice(NamedTuple):
     """[features, labels] validation F1 at it."""
 
 
-def choose(validation: Tally, complement: bool = False) -> Choice:
+def choose_thresholds(validation: Tally, complement: bool = False) -> Choice:
     """The threshold with the largest validation F1 (the lowest of equals)."""
     f1 = validation.f1(complement)
     best = f1.argmax(1)
@@ -75,7 +75,7 @@ def best_rows(
     validation, test = tallies
     frames = []
     for negated in (False, True) if complement else (False,):
-        choice = choose(validation, negated)
+        choice = choose_thresholds(validation, negated)
         figures = at_choice(test, choice, negated)
         best, columns = choice.f1.argmax(0), np.arange(len(concepts))
         frames.append(
@@ -88,7 +88,7 @@ def best_rows(
                     "pool": pool_name,
                     "threshold": test.thresholds[choice.threshold[best, columns]],
                     "f1_validation": choice.f1[best, columns],
-                    **{k: v[best, columns] for k, v in figures.items()},
+                    **{name: values[best, columns] for name, values in figures.items()},
                 }
             )
         )
