@@ -24,7 +24,7 @@ from antibody_sae.config import passages, saes
 from antibody_sae.io import InputError, read_json, write_json
 from antibody_sae.sequences import readers
 
-RESIDUES = {"H": 121, "L": 108, "HL": 229}
+MEAN_RESIDUES = {"H": 121, "L": 108, "HL": 229}
 """Mean residues of a human antibody by its chains; only an estimate is made of it."""
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _BOUND = 1.2
@@ -104,7 +104,7 @@ def measure(config: Mapping[str, Any]) -> Rates:
 
     model.generate(2, chains=chains, max_residues=1, batch_size=2)  # compiles
     generated = _rate(generate, [(2, 2), (8, 4), (32, 8), (128, 16), (128, 60), (128, 120)])
-    _say(f"generates {generated / RESIDUES[chains]:.1f} sequences a second and thread")
+    _say(f"generates {generated / MEAN_RESIDUES[chains]:.1f} sequences a second and thread")
     anarci.number([heavy or light or ""], config["numbering"]["species"])  # the first call loads the profiles
     numbered = _rate(number, [4, 16, 64])
     _say(f"numbers {numbered:.0f} chains a second and thread")
@@ -121,7 +121,7 @@ def measure(config: Mapping[str, Any]) -> Rates:
     train(16)  # compiles the kernels
     trained = _rate(train, [min(n, settings.batch_size) for n in (64, 256, 1024, *[settings.batch_size] * 3)])
     _say(f"trains on {trained:,.0f} tokens a second and thread")
-    return Rates(generated / RESIDUES[chains], harvested, numbered, trained, start)
+    return Rates(generated / MEAN_RESIDUES[chains], harvested, numbered, trained, start)
 
 
 def _say(text: str) -> None:
@@ -159,7 +159,7 @@ def check_columns(config: Mapping[str, Any]) -> None:
     sequences = config["sequences"]
     have = {"source", "log_likelihood", "n_duplicates"}
     if sequences["source"] == "file":
-        how = readers.Settings.of(sequences)
+        how = readers.ReadSettings.of(sequences)
         have |= {"id"}.union(*(readers.metadata_columns(path, how) for path in readers.find(sequences["paths"])))
     for column in config["concepts"]["metadata"]:
         if column not in have:
@@ -214,7 +214,7 @@ def estimate(config: Mapping[str, Any], rates: Rates, cores: int, d_model: int) 
     n = count_antibodies(config)
     sequences, activations = config["sequences"], config["activations"]
     chains = sequences["chains"]
-    tokens = n * RESIDUES[chains]
+    tokens = n * MEAN_RESIDUES[chains]
     kept = min(tokens, activations["max_tokens"] or tokens)
     per_layer = kept * (d_model * _BYTES[activations["dtype"]] + 8)
     layers = len(activations["layers"])
@@ -243,7 +243,7 @@ def estimate(config: Mapping[str, Any], rates: Rates, cores: int, d_model: int) 
     total = layers * per_layer + tokens * 40  # a residue's row in the tables
     lines = [
         f"antibodies        {n:>14,}" + ("" if sequences["source"] == "generate" else "  (estimated from the files)"),
-        f"tokens            {tokens:>14,}  ({RESIDUES[chains]} residues an antibody)",
+        f"tokens            {tokens:>14,}  ({MEAN_RESIDUES[chains]} residues an antibody)",
         f"activations       {per_layer / 1e9:>14.2f}  GB a layer, {layers} layer{'s' if layers > 1 else ''}"
         + (f", {kept:,} residues kept" if kept < tokens else ""),
     ]

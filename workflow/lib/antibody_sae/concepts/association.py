@@ -20,7 +20,7 @@ from antibody_sae.activations import Store
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.concepts import phases
 from antibody_sae.concepts.labels import Labels
-from antibody_sae.concepts.phases import VIEWS, Chosen, Encoded, Setup, Tested, Together, Trained, Validated
+from antibody_sae.concepts.phases import VIEWS, Chosen, Encoding, Setup, Tested, Together, Training, Validation
 from antibody_sae.concepts.rows import Floats, Ints
 from antibody_sae.concepts.selection import SIMPLE, always_yes, at_choice
 from antibody_sae.sae.model import SAE
@@ -82,9 +82,9 @@ class _Tables:
     """What the phases found, as tables."""
 
     setup: Setup
-    encoded: Encoded
-    trained: Trained
-    validated: Validated
+    encoded: Encoding
+    trained: Training
+    validated: Validation
     chosen: Chosen
     tested: Tested
 

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor
 
 from antibody_sae.activations import Store
-from antibody_sae.concepts import labels as simple_labels
 from antibody_sae.concepts import probes
 from antibody_sae.concepts.codes import CodeBlock, CodeFile, heavy_lengths, partner_residues, shuffled_partners
-from antibody_sae.concepts.labels import Labels
+from antibody_sae.concepts.labels import Labels, owners
 from antibody_sae.concepts.patterns import Patterns
 from antibody_sae.concepts.probes import Moments, Scores
 from antibody_sae.concepts.rows import Csr, Floats, Ints, take_rows
@@ -113,7 +112,7 @@ class Setup:
 
     def held_out(self, ids: Ints) -> np.ndarray:
         """[n] bool: whether residues are of validation or test."""
-        return self.labels.split[simple_labels.owners(self.labels, ids)] > 0
+        return self.labels.split[owners(self.labels, ids)] > 0
 
     def tallies(self, moments: bool = True) -> list[Tally]:
         """By view: an empty tally of all latents and concepts."""
@@ -137,7 +136,7 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Encoding:
     """The codes of the store."""
 
     codes: CodeFile
@@ -160,7 +159,7 @@ def _encode(sae: SAE, x: Tensor) -> tuple[Ints, Floats]:
     return codes.indices.cpu().numpy(), codes.values.cpu().numpy()
 
 
-def encode(setup: Setup, scratch: str | Path | None) -> Encoded:
+def encode(setup: Setup, scratch: str | Path | None) -> Encoding:
     """Encode the store once (and held-out residues with the untrained SAE); sum up where each latent is active.
 
     Raises InputError for a residue that the store holds twice, or that is in no split.
@@ -169,7 +168,7 @@ def encode(setup: Setup, scratch: str | Path | None) -> Encoded:
     ids = np.sort(np.concatenate([ids for _, ids in store.blocks(_ENCODE)]))
     if len(ids) and (np.diff(ids) == 0).any():
         raise InputError(f"{store.folder}: a residue appears twice among the activations; delete it and run again")
-    encoded = Encoded(
+    encoded = Encoding(
         CodeFile(ids, sae.k, labels, scratch),
         CodeFile(ids[setup.held_out(ids)], sae.k, labels, scratch),
         Patterns(sae.latents, labels),
@@ -194,7 +193,7 @@ def encode(setup: Setup, scratch: str | Path | None) -> Encoded:
 
 
 @dataclass(frozen=True)
-class Trained:
+class Training:
     """What training rows say."""
 
     scales: list[Floats]
@@ -205,7 +204,7 @@ class Trained:
     """The same for antibodies, one a ridge penalty."""
 
 
-def train(setup: Setup, encoded: Encoded) -> Trained:
+def train(setup: Setup, encoded: Encoding) -> Training:
     """Scales of the thresholds, and the probes on the codes. Raises InputError without a training residue."""
     latents, labels, scales = setup.latents, setup.labels, setup.no_scales()
     residue, antibody = Moments(latents, len(labels.residue_names)), Moments(latents, len(labels.antibody_names))
@@ -220,7 +219,7 @@ def train(setup: Setup, encoded: Encoded) -> Trained:
         folder = setup.store.folder
         raise InputError(f"{folder}: no training residue among the activations; raise activations.max_tokens")
     weight, intercept = residue.ridge(probes.RIDGES[0])
-    return Trained(
+    return Training(
         scales,
         (weight.astype(np.float32), intercept.astype(np.float32)),
         [antibody.ridge(strength) for strength in probes.RIDGES],
@@ -241,7 +240,7 @@ class HeldOut:
     """One a ridge penalty."""
 
     def tasks(
-        self, setup: Setup, encoded: Encoded, trained: Trained, block: CodeBlock, views: list[View], test: bool
+        self, setup: Setup, encoded: Encoding, trained: Training, block: CodeBlock, views: list[View], test: bool
     ) -> list[Callable[[], None]]:
         """What adds a block: to the baselines, and to the description of the latents."""
 
@@ -266,7 +265,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Validated:
+class Validation:
     """What validation rows say of every latent and concept."""
 
     tallies: list[Tally]
@@ -276,7 +275,7 @@ class Validated:
     held_out: HeldOut
 
 
-def validate(setup: Setup, encoded: Encoded, trained: Trained) -> Validated:
+def validate(setup: Setup, encoded: Encoding, trained: Training) -> Validation:
     """Count validation rows, and choose thresholds by them."""
     tallies = setup.tallies()
     held_out = HeldOut(
@@ -290,7 +289,7 @@ def validate(setup: Setup, encoded: Encoded, trained: Trained) -> Validated:
             partial(tally.add, *view, scale) for tally, view, scale in zip(tallies, views, trained.scales, strict=True)
         ]
         setup.together([*counts, *held_out.tasks(setup, encoded, trained, block, views, test=False)])
-    return Validated(tallies, [choose_thresholds(tally) for tally in tallies], held_out)
+    return Validation(tallies, [choose_thresholds(tally) for tally in tallies], held_out)
 
 
 @dataclass(frozen=True)
@@ -315,7 +314,9 @@ class Chosen:
         return best + own
 
 
-def choose(setup: Setup, encoded: Encoded, trained: Trained, validated: Validated, baselines: pd.DataFrame) -> Chosen:
+def choose(
+    setup: Setup, encoded: Encoding, trained: Training, validated: Validation, baselines: pd.DataFrame
+) -> Chosen:
     """Latents to report; the shuffled labels' figures on test are not known yet, and not looked at."""
     baselines = pd.concat([baselines, _untrained_rows(setup, encoded)], ignore_index=True)
     shuffled = setup.best_of("shuffled", [validated.held_out.shuffled[0]] * 2)
@@ -345,7 +346,7 @@ def choose(setup: Setup, encoded: Encoded, trained: Trained, validated: Validate
     return Chosen(baselines, best, own_view, own_concept, np.isfinite(margin.max(0)))
 
 
-def _untrained_rows(setup: Setup, encoded: Encoded) -> pd.DataFrame:
+def _untrained_rows(setup: Setup, encoded: Encoding) -> pd.DataFrame:
     """The untrained SAE's best latents; its scale is its largest value on validation."""
     scales = setup.no_scales()
     for block in encoded.untrained.blocks(1):
@@ -377,7 +378,7 @@ class Tested:
 
 
 def _ranked_tallies(
-    setup: Setup, encoded: Encoded, trained: Trained
+    setup: Setup, encoded: Encoding, trained: Training
 ) -> tuple[list[Tally], list[tuple[Floats, Floats]]]:
     """By view what must be known of all test rows before they are counted: tallies that know the ranks of the values,
     and the means of the clusters' mean values [latents] and labels [concepts] (zeros for residues)."""
@@ -403,7 +404,7 @@ def _ranked_tallies(
     return tallies, means
 
 
-def test(setup: Setup, encoded: Encoded, trained: Trained, validated: Validated, chosen: Chosen) -> Tested:
+def test(setup: Setup, encoded: Encoding, trained: Training, validated: Validation, chosen: Chosen) -> Tested:
     """Count test rows: figures, tests, intervals and the baselines that validation rows have been added to."""
     names, labels, held_out = setup.names, setup.labels, validated.held_out
     tallies, means = _ranked_tallies(setup, encoded, trained)
@@ -438,7 +439,7 @@ def test(setup: Setup, encoded: Encoded, trained: Trained, validated: Validated,
     )
 
 
-def _bootstrap(setup: Setup, trained: Trained, validated: Validated, chosen: Chosen, view: int) -> Bootstrap:
+def _bootstrap(setup: Setup, trained: Training, validated: Validation, chosen: Chosen, view: int) -> Bootstrap:
     """Intervals for a view's chosen pairs."""
     j, c = np.array(chosen.pairs(view), np.int64).reshape(-1, 2).T
     cuts = setup.thresholds[validated.choices[view].threshold[j, c]] * trained.scales[view][j]

@@ -59,7 +59,7 @@ class Constraints:
         return {c: limits for c, limits in self.rates.items() if c not in self.held}
 
 
-def _spans(found: outcomes.Numbered) -> pd.DataFrame:
+def _spans(found: outcomes.NumberedTexts) -> pd.DataFrame:
     """One row an antibody_id: complete and conserved in all of its chains, by the numbering's own columns."""
     chains = found.chains
     anchors = chains["conserved"].fillna("").str.fullmatch("CWC[WF]")
@@ -68,7 +68,7 @@ def _spans(found: outcomes.Numbered) -> pd.DataFrame:
 
 
 def checks(
-    written: pd.DataFrame, found: outcomes.Numbered, constraints: Constraints, labels: Mapping[str, np.ndarray]
+    written: pd.DataFrame, found: outcomes.NumberedTexts, constraints: Constraints, labels: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
     """[rows of `written`] one bool column a constraint that a sequence meets or not by itself, in the order asked.
 
@@ -169,7 +169,7 @@ def bins_for(concept: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label(
-    found: outcomes.Numbered, concepts: Sequence[str], settings: Mapping[str, Any], species: str
+    found: outcomes.NumberedTexts, concepts: Sequence[str], settings: Mapping[str, Any], species: str
 ) -> dict[str, np.ndarray]:
     """Concept -> [texts of `found`] bool, by the catalogue's functions and each concept's own bins."""
     return {c: outcomes.label_concepts(found, [c], bins_for(c, settings), species)[:, 0] for c in concepts}

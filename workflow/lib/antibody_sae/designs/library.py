@@ -54,7 +54,7 @@ class Writer:
     infill: bool = False
     """Rewrite the parent's regions by infilling rather than from a prompt."""
 
-    def batches(self, lever: Intervention, stream: int) -> Iterator[Batch]:
+    def batches(self, lever: Intervention, stream: int) -> Iterator[CheckedBatch]:
         """Batches without end; what batch b of a stream holds depends on the seed, the stream and b alone."""
         number = 0
         while True:
@@ -83,7 +83,7 @@ class Writer:
         texts = [self.parent.compose({r: spans[r][i] for r in spans}) for i in range(sampling.BATCH)]
         return texts, ends.tolist(), tokens
 
-    def examine(self, written: pd.DataFrame, tokens: int) -> Batch:
+    def examine(self, written: pd.DataFrame, tokens: int) -> CheckedBatch:
         """Number texts (column text, ended) and check what a sequence can meet by itself."""
         anything = {**self.writing, "complete": False}  # whole domains are a constraint, whose yield is asked for
         found = outcomes.number_texts(written["text"], anything, self.numbering)
@@ -94,7 +94,7 @@ class Writer:
         held = label(found, list(self.constraints.rates), self.concepts or {}, self.writing["species"])
         place = pd.Series(range(len(found.antibodies)), index=found.antibodies["text"])[table["text"]].to_numpy()
         labels = {concept: has[place] for concept, has in held.items()}
-        return Batch(table, found, labels, checks(table, found, self.constraints, labels), tokens)
+        return CheckedBatch(table, found, labels, checks(table, found, self.constraints, labels), tokens)
 
     def perplexity(self, table: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
         """[len(table)] under the unsteered model, nan but for `rows` [len(table)] bool."""
@@ -102,18 +102,18 @@ class Writer:
         if rows.any():
             some = table[rows].assign(row=0)
             out[rows] = np.exp(
-                -sampling.log_likelihoods(self.model, some, self.writing, self.numbering["species"], most=1)
+                -sampling.log_likelihoods(self.model, some, self.writing, self.numbering["species"], max_rows=1)
             )
         return out
 
 
 @dataclass(frozen=True)
-class Batch:
+class CheckedBatch:
     """Sequences that were written together, numbered and checked."""
 
     table: pd.DataFrame
     """text, ended, row, batch, antibody_id, heavy, light, valid, perplexity."""
-    found: outcomes.Numbered
+    found: outcomes.NumberedTexts
     labels: Mapping[str, np.ndarray]
     """Concept -> [rows] bool."""
     checked: pd.DataFrame
@@ -228,7 +228,7 @@ class _Chosen:
         self.texts: list[str] = []
         self.refused: Counter[str] = Counter()
 
-    def take(self, batch: Batch) -> list[int]:
+    def take(self, batch: CheckedBatch) -> list[int]:
         """Rows of a batch that are accepted."""
         chosen = []
         for i in np.flatnonzero(batch.checked.all(axis=1)).tolist():
@@ -258,7 +258,7 @@ class _Chosen:
         return None
 
 
-def describe(writer: Writer, batch: Batch, rows: Sequence[int]) -> pd.DataFrame:
+def describe(writer: Writer, batch: CheckedBatch, rows: Sequence[int]) -> pd.DataFrame:
     """One row a chain of numbered sequences: AIRR columns, liabilities, charge, hydropathy, mutations, perplexity, and
     text (the whole antibody), seed, batch and row, which write it again."""
     table = batch.table.iloc[list(rows)].copy()
@@ -375,7 +375,7 @@ def sample(writer: Writer, lever: Intervention, n: int, stream: int, described: 
     return Sample(written, accepted, tokens, pd.concat(chains, ignore_index=True) if chains else pd.DataFrame())
 
 
-def whole(writer: Writer, batch: Batch) -> pd.DataFrame:
+def whole(writer: Writer, batch: CheckedBatch) -> pd.DataFrame:
     """`describe` of a batch's whole domains, whatever concepts and limits the design asks for."""
     columns = [name for name in WHOLE if name in batch.checked]
     rows = np.flatnonzero(batch.checked[columns].all(axis=1)).tolist()

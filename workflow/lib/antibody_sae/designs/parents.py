@@ -53,11 +53,11 @@ def parent(asked: Mapping[str, Any], chains: str, settings: Mapping[str, Any]) -
     if not sequence:
         raise InputError(f"designs: from.{side}: the {side} chain's residues are needed, for the model writes {chains}")
     found = anarci.number([sequence], settings["species"], "imgt")[0]
-    if found.labels is None or found.status != "ok":
+    if found.numbers is None or found.status != "ok":
         raise InputError(f"designs: from.{side}: {found.status}; give a whole variable domain")
     spans = {}
     for region in asked["rewrite"]:
-        inside = (found.labels.region == REGIONS.index(region)).nonzero()[0]
+        inside = (found.numbers.region == REGIONS.index(region)).nonzero()[0]
         if not len(inside):
             raise InputError(f"designs: from.{side}: this chain has no {region}")
         spans[region] = (found.start + int(inside[0]), found.start + int(inside[-1]) + 1)

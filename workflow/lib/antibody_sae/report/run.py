@@ -34,7 +34,7 @@ def kind_label(kind: str) -> str:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedSAE:
     """One trained SAE of a run."""
 
     layer: int
@@ -88,14 +88,14 @@ class Run:
         self.folder, self.config = Path(folder), config
         self.settings = saes(config)
         self.saes = [
-            Trained(layer, name, seed)
+            TrainedSAE(layer, name, seed)
             for layer in config["activations"]["layers"]
             for name in self.settings
             for seed in config["saes"]["seeds"]
         ]
         self.many_layers, self.many_seeds = len(config["activations"]["layers"]) > 1, len(config["saes"]["seeds"]) > 1
 
-    def title(self, sae: Trained) -> str:
+    def title(self, sae: TrainedSAE) -> str:
         """The SAE's title, with layer and seed where the run has several."""
         layer, seed = f", layer {sae.layer}" * self.many_layers, f", seed {sae.seed}" * self.many_seeds
         return f"{sae.title}{layer}{seed}"

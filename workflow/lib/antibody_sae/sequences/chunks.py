@@ -33,7 +33,7 @@ from antibody_sae.numbering.anarci import Numbered
 from antibody_sae.numbering.domains import domains
 from antibody_sae.sequences import readers
 from antibody_sae.sequences.pairing import Cells
-from antibody_sae.sequences.records import Record, Settings, is_nucleotides, open_frames
+from antibody_sae.sequences.records import ReadSettings, Record, is_nucleotides, open_frames
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
@@ -144,7 +144,7 @@ def read_chunk(
     constant regions), and one in which there is no such domain, or one of the other kind, is refused. What was decided
     on the way (pairs, repeated ids, words that are no species) is printed, so it stands in the log.
     """
-    how = Settings.of(settings)
+    how = ReadSettings.of(settings)
     names = dict.fromkeys(name for path in paths for name in readers.metadata_columns(path, how))
     schema = pa.schema([*ACCEPTED, ("id", pa.string()), *((name, pa.string()) for name in names)])
     lengths = settings["min_length"], settings["max_length"]
@@ -168,7 +168,7 @@ def read_chunk(
                     bad.write_table(pa.Table.from_pylist(refused, REJECTED))
 
 
-def _scopes(paths: Sequence[str], how: Settings) -> list[Sequence[str]]:
+def _scopes(paths: Sequence[str], how: ReadSettings) -> list[Sequence[str]]:
     """Files whose chains may be pairs: each by itself, all of them (join: id), or two by two (join: order)."""
     if how.join == "id":
         return [paths]
@@ -183,7 +183,7 @@ def _scopes(paths: Sequence[str], how: Settings) -> list[Sequence[str]]:
 
 
 def antibodies(
-    paths: Sequence[str], how: Settings, species: Sequence[str], lengths: tuple[int, int]
+    paths: Sequence[str], how: ReadSettings, species: Sequence[str], lengths: tuple[int, int]
 ) -> Iterator[Record]:
     """The records of files whose chains may be pairs: numbered, cut, paired, each with an id of its own or a reason.
 
@@ -210,7 +210,7 @@ def antibodies(
             print(f"{what}: {n} {note}", file=sys.stderr)
 
 
-def _in_cells(paths: Sequence[str], how: Settings) -> Iterator[Record]:
+def _in_cells(paths: Sequence[str], how: ReadSettings) -> Iterator[Record]:
     """The records of some files; with `join: order` the n-th records of two files share a cell."""
     if how.join != "order" or how.chains != "HL":
         for path in paths:
@@ -228,7 +228,7 @@ def _in_cells(paths: Sequence[str], how: Settings) -> Iterator[Record]:
 
 
 def _numbered(
-    source: Iterator[Record], how: Settings, species: Sequence[str], lengths: tuple[int, int], cells: Cells
+    source: Iterator[Record], how: ReadSettings, species: Sequence[str], lengths: tuple[int, int], cells: Cells
 ) -> Iterator[Record]:
     while block := list(islice(source, _BLOCK)):
         _cut(block, how, species, *lengths)
@@ -277,7 +277,7 @@ class _Numbering:
         return [self._known[chain] for chain in chains]
 
 
-def _cut(records: Sequence[Record], how: Settings, species: Sequence[str], shortest: int, longest: int) -> None:
+def _cut(records: Sequence[Record], how: ReadSettings, species: Sequence[str], shortest: int, longest: int) -> None:
     """Give each chain of unknown type its side, and cut every chain to its variable domain, or say why not."""
     number = _Numbering(species)
     if how.translate:
@@ -308,7 +308,7 @@ def _status(found: Numbered) -> str:
     return f"{found.status} (an scFv or a joined pair: sequences.chains: HL reads both)" if scfv else found.status
 
 
-def _assign(record: Record, numbered: Sequence[Numbered], how: Settings) -> None:
+def _assign(record: Record, numbered: Sequence[Numbered], how: ReadSettings) -> None:
     """Make the record's chains its heavy and light one, as numbering found them."""
     label = f"{how.wanted[0]} chain" if len(how.wanted) == 1 else "chain"
     if failed := next((found for found in numbered if found.chain is None), None):

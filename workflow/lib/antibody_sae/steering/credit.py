@@ -352,7 +352,7 @@ def log_probabilities(
 
 
 @dataclass(frozen=True)
-class Batch:
+class PassageBatch:
     """Some passages side by side, right-padded."""
 
     rows: list[int]
@@ -364,7 +364,7 @@ class Batch:
 
 def batches(
     model: AntibodyModel, passages: Sequence[Encoded], credit: Sequence[np.ndarray], before: int, size: int = 32
-) -> Iterator[Batch]:
+) -> Iterator[PassageBatch]:
     """Passages of like length together; credit a passage [residues + 1, ...] goes to the residues and the token after
     the last; `before` tags come before the first. Passages without credit are left out."""
     order = sorted((i for i, c in enumerate(credit) if c.any()), key=lambda i: len(passages[i].tokens))
@@ -380,7 +380,7 @@ def batches(
             at = np.append(at, at[-1] + 1 if len(at) else before)
             at = at[at < len(passages[i].tokens)]
             weights[b, at] = torch.from_numpy(credit[i][: len(at)]).float()
-        yield Batch(rows, tokens.to(model.device), weights.to(model.device))
+        yield PassageBatch(rows, tokens.to(model.device), weights.to(model.device))
 
 
 def allowed_tokens(model: AntibodyModel, chains: str, species: str) -> Tensor:

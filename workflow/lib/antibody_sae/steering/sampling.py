@@ -76,16 +76,16 @@ def generate(
 
 
 def log_likelihoods(
-    model: AntibodyModel, table: pd.DataFrame, writing: Mapping[str, Any], species: Sequence[str], most: int,
+    model: AntibodyModel, table: pd.DataFrame, writing: Mapping[str, Any], species: Sequence[str], max_rows: int,
     whole: Collection[int] = (),
 ) -> np.ndarray:  # fmt: skip
-    """[rows] mean log-likelihood (nats a residue) under the unsteered model of each arm's first `most` sequences, and
-    of all sequences of the arms in `whole`.
+    """[rows] mean log-likelihood (nats a residue) under the unsteered model of each arm's first `max_rows` sequences,
+    and of all sequences of the arms in `whole`.
 
     It is nan for the others and for texts without residues. Pairs count both chains, by residues.
     """
     value = np.full(len(table), np.nan)
-    wanted = (table["row"] < most).to_numpy()
+    wanted = (table["row"] < max_rows).to_numpy()
     if whole:
         wanted = wanted | table["arm"].isin(whole).to_numpy()
     rows = np.flatnonzero(wanted & (table["text"].str.len() > 0).to_numpy())
