@@ -25,7 +25,8 @@ SCHEMA = LIBRARY.parents[1] / "schemas" / "config.schema.yaml"
 
 @cache
 def _schema() -> dict[str, Any]:
-    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    schema: dict[str, Any] = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    return schema
 
 
 def _resolve(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -96,7 +97,7 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
     if mistakes:
         raise InputError("config: " + "\n        ".join(mistakes))
     train = full["saes"]["train"]
-    full = _canonical(full)
+    full = dict(_canonical(full))
     full["saes"]["train"] = {name: full["saes"]["train"][name] for name in train}  # their order is the user's
     return full
 

@@ -23,6 +23,7 @@ import numpy as np
 from antibody_sae.config import passages, saes
 from antibody_sae.io import InputError, read_json, write_json
 from antibody_sae.sequences import readers
+from antibody_sae.sequences.records import ReadSettings
 
 MEAN_RESIDUES = {"H": 121, "L": 108, "HL": 229}
 """Mean residues of a human antibody by its chains; only an estimate is made of it."""
@@ -159,7 +160,7 @@ def check_columns(config: Mapping[str, Any]) -> None:
     sequences = config["sequences"]
     have = {"source", "log_likelihood", "n_duplicates"}
     if sequences["source"] == "file":
-        how = readers.ReadSettings.of(sequences)
+        how = ReadSettings.of(sequences)
         have |= {"id"}.union(*(readers.metadata_columns(path, how) for path in readers.find(sequences["paths"])))
     for column in config["concepts"]["metadata"]:
         if column not in have:

@@ -225,7 +225,8 @@ class _Tables:
             (f["q_value"] < self.setup.settings["q"]) & (f["f1"] >= always_yes(self.tested.tallies[v]) + MARGIN)
             for v, f in enumerate(figures)
         ]
-        return hits[0].sum(1) + (hits[1] | hits[2]).sum(1)
+        counts: Ints = hits[0].sum(1) + (hits[1] | hits[2]).sum(1)
+        return counts
 
     def _associated(self, figures: list[dict[str, Floats]]) -> list[list[dict[str, Any]]]:
         """Per latent, the concepts it is associated with: q below the level and F1 at or above the floor, best first;

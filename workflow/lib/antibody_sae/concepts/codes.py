@@ -118,4 +118,5 @@ def partner_residues(labels: Labels, ids: Ints, owner: Ints, partner: Ints, heav
 def heavy_lengths(labels: Labels) -> Ints:
     """[antibodies] number of heavy-chain residues."""
     light = np.concatenate([[0], np.cumsum(labels.light, dtype=np.int64)])
-    return labels.length - (light[labels.first + labels.length] - light[labels.first])
+    heavy: Ints = labels.length - (light[labels.first + labels.length] - light[labels.first])
+    return heavy

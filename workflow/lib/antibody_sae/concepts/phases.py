@@ -384,7 +384,7 @@ def _ranked_tallies(
     and the means of the clusters' mean values [latents] and labels [concepts] (zeros for residues)."""
     histograms = [np.zeros((setup.latents, RANK_BINS), np.int32) for _ in VIEWS]
     rows, n_clusters = np.zeros(len(VIEWS), np.int64), 0
-    means = [(np.zeros(setup.latents), np.zeros(len(names))) for names in setup.names]
+    means: list[tuple[Floats, Floats]] = [(np.zeros(setup.latents), np.zeros(len(names))) for names in setup.names]
     for block in encoded.codes.blocks(2):
         n_clusters += len(block.clusters) - 1
         for v, (matrix, y) in enumerate(setup.views(block)):

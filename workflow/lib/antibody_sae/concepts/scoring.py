@@ -63,7 +63,8 @@ def raise_maximum(idx, val, best):  # type: ignore[no-untyped-def]
 def rank_bins(matrix: Csr, scale: Floats) -> Ints:
     """The rank bin [entries] of each value: the upper half of a float32's bits orders positive floats."""
     ratio = matrix.val / np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)[matrix.idx]
-    return np.clip((ratio.view(np.int32) >> 16) - _LOWEST, 0, RANK_BINS - 1).astype(np.int16)
+    bins: Ints = np.clip((ratio.view(np.int32) >> 16) - _LOWEST, 0, RANK_BINS - 1).astype(np.int16)
+    return bins
 
 
 @njit(cache=True, nogil=True)
@@ -101,9 +102,9 @@ def _tally(ptr, idx, val, bins, scale, thresholds, label_ptr, label_idx, hits, a
 
 
 @njit(cache=True, nogil=True)
-def _elements(
+def _elements(  # type: ignore[no-untyped-def]
     ptr, idx, val, scale, thresholds, label_ptr, label_idx, chain, number, last, last_chain, stamp, peak, found
-):  # type: ignore[no-untyped-def]
+):
     """A label's run over adjacent rows of a chain is an element; found[j, b, c] counts those that peak in bin b."""
     for i in range(len(ptr) - 1):
         for q in range(label_ptr[i], label_ptr[i + 1]):
@@ -192,7 +193,8 @@ class Tally:
         tp, predicted = self.true_positives(), self.predicted()
         if complement:
             tp, predicted = self.positives - tp, self.rows - predicted
-        return 2.0 * tp / np.maximum(predicted[:, :, None] + self.positives, 1)
+        f1: Floats = 2.0 * tp / np.maximum(predicted[:, :, None] + self.positives, 1)
+        return f1
 
     def r(self) -> Floats:
         """[features, labels] point-biserial correlation (Pearson's with a 0/1 label); NaN where one is constant."""
@@ -219,7 +221,8 @@ class Tally:
     def element_recall(self) -> Floats:
         """[features, thresholds, labels] share of a label's elements in which the feature passes the threshold."""
         found = np.cumsum(self.found[:, ::-1], axis=1)[:, ::-1]
-        return np.divide(found, self.number, out=np.full(found.shape, np.nan), where=self.number > 0)
+        share: Floats = np.divide(found, self.number, out=np.full(found.shape, np.nan), where=self.number > 0)
+        return share
 
 
 def add_histogram(matrix: Csr, scale: Floats, counts: Ints) -> None:

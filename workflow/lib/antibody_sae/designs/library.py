@@ -22,6 +22,7 @@ from antibody_sae.designs import liabilities, parents, picking
 from antibody_sae.designs.constraints import Constraints, checks, funnel, in_words, label, quota
 from antibody_sae.interventions import Intervention
 from antibody_sae.io import InputError
+from antibody_sae.models.generation import BATCH
 from antibody_sae.steering import outcomes, sampling
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Writer:
 
     def _texts(self, lever: Intervention, seed: Sequence[int]) -> tuple[list[str], list[bool], int]:
         """(texts, ended, tokens that the model wrote) of one batch."""
-        counts = [sampling.BATCH]
+        counts = [BATCH]
         if self.parent is None or not self.infill:
             writing = dict(self.writing) if self.parent is None else {**self.writing, "prompt": self.parent.prompt}
             table = sampling.generate(self.model, self.layer, [lever], counts, writing, seed)
@@ -73,14 +74,15 @@ class Writer:
             given = len(str(writing["prompt"])) * len(texts)
             return texts, ended, sum(map(len, texts)) - given + sum(ended)
         writing = {**self.writing, "prompt": "", "complete": False, "max_residues": LONGEST_SPAN}
-        spans, ends, tokens = {}, np.ones(sampling.BATCH, bool), 0
+        spans: dict[str, list[str]] = {}
+        ends, tokens = np.ones(BATCH, bool), 0
         for i, region in enumerate(self.parent.spans):
             model = parents.infilling(self.model, writing["chains"], writing["species"], self.parent, region)
             table = sampling.generate(model, self.layer, [lever], counts, writing, [*seed, i])
             spans[region] = table["text"].tolist()
             ends &= table["ended"].to_numpy(bool)
             tokens += int(table["text"].str.len().sum() + table["ended"].sum())
-        texts = [self.parent.compose({r: spans[r][i] for r in spans}) for i in range(sampling.BATCH)]
+        texts = [self.parent.compose({r: spans[r][i] for r in spans}) for i in range(BATCH)]
         return texts, ends.tolist(), tokens
 
     def examine(self, written: pd.DataFrame, tokens: int) -> CheckedBatch:

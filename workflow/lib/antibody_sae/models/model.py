@@ -57,7 +57,9 @@ class AntibodyModel:
     Right-padding needs no attention mask here: attention is causal, so no residue sees what comes after it.
     """
 
-    def __init__(self, spec: ModelSpec, hf: nn.Module, vocabulary: Mapping[str, int], provenance: dict) -> None:
+    def __init__(
+        self, spec: ModelSpec, hf: nn.Module, vocabulary: Mapping[str, int], provenance: dict[str, Any]
+    ) -> None:
         self.spec, self.hf, self.provenance = spec, hf, provenance
         self._vocabulary = vocabulary
         base: Any = hf.base_model
@@ -270,8 +272,9 @@ class AntibodyModel:
         """[m, 20] logits of the residues (alphabetical) for residual directions [m, d_model]: final norm and head."""
         ids = torch.tensor([self.residue_tokens[r] for r in RESIDUES], device=self.device)
         normed = self._final_norm(directions.to(self.device, self.dtype))
-        head: Any = self.hf.get_output_embeddings()  # type: ignore[operator]
-        return head(normed)[:, ids].float().cpu()
+        head: nn.Module = self.hf.get_output_embeddings()  # type: ignore[operator]
+        logits: Tensor = head(normed)
+        return logits[:, ids].float().cpu()
 
     def likelihood_gradients(
         self, layer: int, tokens: Tensor, acted: Tensor, weights: Sequence[Tensor]

@@ -111,6 +111,6 @@ def layer_count(spec: ModelSpec) -> int | None:
     """Number of blocks, from config.json where it is at hand; None if only the hub knows."""
     path = Path(spec.checkpoint) / "config.json"
     if path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, int | None] = json.loads(path.read_text(encoding="utf-8"))
         return config.get("num_hidden_layers") or config.get("n_layer")
     return spec.layers

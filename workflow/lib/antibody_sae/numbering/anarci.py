@@ -31,7 +31,7 @@ from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from string import ascii_uppercase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anarci
 import numpy as np
@@ -205,7 +205,7 @@ class _Hit(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _profiles() -> dict[str, pyhmmer.plan7.OptimizedProfile]:
+def _profiles() -> dict[str, pyhmmer.plan7.OptimizedProfile[Any]]:
     """ANARCI's 29 profiles by name (species_chain), ready to search."""
     background = pyhmmer.plan7.Background(_ALPHABET)
     profiles = {}

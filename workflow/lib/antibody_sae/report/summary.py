@@ -25,7 +25,7 @@ def summary(run: Run) -> dict[str, Any]:
     claims_file = run.folder / "tables" / "claims.json"
     claims = read_json(claims_file) if claims_file.exists() else {}
     findings = [matching(found, run.targets), selection(run, claims), *orderedness(run, claims)]
-    return _plain(
+    figures: dict[str, Any] = _plain(
         {
             "run": run.config["run"],
             "model": _model(run),
@@ -36,6 +36,7 @@ def summary(run: Run) -> dict[str, Any]:
             "claims": claims,
         }
     )
+    return figures
 
 
 def _model(run: Run) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class Settings:
         if step >= annealed:
             return self.k
         start = min(self.latents, self.k_start or 4 * self.k)
-        return round(self.k * (start / self.k) ** (1 - step / annealed))
+        return round(float(self.k * (start / self.k) ** (1 - step / annealed)))
 
     def rate_at(self, step: int) -> float:
         """Learning rate at a step: linear rise, plateau, linear fall to zero at the end of the run."""

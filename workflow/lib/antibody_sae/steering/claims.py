@@ -100,7 +100,8 @@ def claims(criteria: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
         for sae in out["by_sae"]:
             if sae != topk:
                 out["reliability"][sae] = _reliability(raised[raised["sae"] == sae], raised[raised["sae"] == topk])
-    return _finite(out)
+    found: dict[str, Any] = _finite(out)
+    return found
 
 
 def _totals(arms: pd.DataFrame) -> dict[str, Any]:

@@ -62,7 +62,8 @@ def clock(residues: str) -> np.ndarray:
         marks.append(found.end() - 1)
     place = np.arange(len(residues))
     stage = np.searchsorted(marks, place, side="right") - 1
-    return stage * _TICKS + place - np.array(marks)[stage]
+    ticks: np.ndarray = stage * _TICKS + place - np.array(marks)[stage]
+    return ticks
 
 
 # --- what is expected of a sequence, read so far ----------------------------------------------------------------
@@ -238,7 +239,8 @@ def _odds(p: np.ndarray) -> np.ndarray:
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+    shares: np.ndarray = 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+    return shares
 
 
 def reliability(found: Values, groups: Sequence[np.ndarray], n_groups: int) -> dict[str, np.ndarray]:
@@ -314,12 +316,13 @@ def residue_parts(target: str, residues: str, region: np.ndarray) -> np.ndarray 
         return None
     what, side, sense, edge = found.groups()
     inside = (region == SIDED_REGIONS.index(f"{side}-CDR3")).astype(float)
-    each = {
+    each: np.ndarray = {
         "length": np.ones(len(residues)),
         "charge": np.array([tables.CHARGE.get(r, 0) for r in residues], float),
         "hydropathy": np.array([tables.HYDROPATHY[r] - float(edge) for r in residues], float),
     }[what]
-    return inside * each * (1 if sense == ">=" else -1)
+    parts: np.ndarray = inside * each * (1 if sense == ">=" else -1)
+    return parts
 
 
 def plain(outcome: np.ndarray, lengths: Sequence[int], given: int = 0) -> list[np.ndarray]:

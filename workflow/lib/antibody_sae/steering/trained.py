@@ -241,7 +241,7 @@ def train(
 def levers(
     bench: Workbench, base: Base, settings: Mapping[str, Any], typical_length: float
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
-    """(kind -> [targets, d_model] of unit directions, history of the training: concept, and columns of `TrainedVector`).
+    """(kind -> [targets, d_model] of unit directions, history of the training: concept and columns of `TrainedVector`).
 
     `rate_derivative`, and `trained` where `settings` (the `steering` section) asks for it; a target that no round was
     good enough for keeps its derivative as `trained`, and the history says so.
