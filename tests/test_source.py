@@ -8,7 +8,7 @@ from antibody_sae import source
 from antibody_sae.source import LIBRARY
 
 STAGES = [
-    "antibody", "io", "source", "jobs", "species", "hardware", "significance", "models", "numbering",
+    "antibody", "sections", "io", "source", "jobs", "species", "hardware", "significance", "models", "numbering",
     "sequences", "splits", "activations", "sae", "concepts", "config", "interventions", "steering", "designs", "report",
     "preflight",
 ]  # fmt: skip

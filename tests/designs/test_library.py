@@ -128,6 +128,7 @@ def test_the_airr_community_accepts_the_table(made, tmp_path):
 
 def test_constraints_that_cannot_be_met_end_with_the_yield_of_each(iglm_s, monkeypatch):
     monkeypatch.setattr(sampling, "BATCH", 16)
+    monkeypatch.setattr(library, "BATCH", 16)
     monkeypatch.setattr(library, "MOST_TRIES", 4)
     limits = Constraints(max_perplexity=1.0, rates={"j-gene=IGHJ4": (1, 1)})
     with pytest.raises(InputError, match="0 of 5 designs after 16 sequences") as error:
@@ -157,6 +158,7 @@ def parent():
 
 def test_infilling_rewrites_the_regions_alone(iglm_s, parent, monkeypatch):
     monkeypatch.setattr(sampling, "BATCH", 8)
+    monkeypatch.setattr(library, "BATCH", 8)
     made = library.design(iglm_s, 2, Intervention(), 4, parent=parent, infill=True).chains
     regions = parents.parent({"heavy": TRASTUZUMAB, "rewrite": ["FR1", "FR2", "CDR2", "FR3", "FR4"]}, "H",
                              library.NUMBERING)  # fmt: skip
@@ -185,6 +187,7 @@ def _vocabulary():
 
 def test_a_prompt_keeps_what_comes_before(iglm_s, monkeypatch):
     monkeypatch.setattr(sampling, "BATCH", 8)
+    monkeypatch.setattr(library, "BATCH", 8)
     parent = parents.parent({"heavy": TRASTUZUMAB, "rewrite": ["CDR3"]}, "H", library.NUMBERING)
     made = library.design(iglm_s, 2, Intervention(), 3, parent=parent)
     assert made.chains["sequence_aa"].str.startswith(TRASTUZUMAB[:96]).all()

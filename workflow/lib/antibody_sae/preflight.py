@@ -13,10 +13,10 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from antibody_sae.config import passages, saes
 from antibody_sae.io import InputError, read_json, write_json
 from antibody_sae.sequences import readers
 from antibody_sae.sequences.records import ReadSettings
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import Config
 
 MEAN_RESIDUES = {"H": 121, "L": 108, "HL": 229}
 """Mean residues of a human antibody by its chains; only an estimate is made of it."""
@@ -54,7 +57,7 @@ class Rates:
     """Seconds, not a rate: until a job has imported torch and loaded the model."""
 
 
-def measure(config: Mapping[str, Any]) -> Rates:
+def measure(config: Config) -> Rates:
     """Probe the rates that decide a run's time, in the run's own number format, and say on stderr what they are.
 
     Each probe does growing pieces of work for at most _BOUND seconds; what is compiled comes before its clock starts.
@@ -147,7 +150,7 @@ def _rate(work: Callable[[Any], int], sizes: Sequence[Any]) -> float:
     return rate
 
 
-def count_antibodies(config: Mapping[str, Any]) -> int:
+def count_antibodies(config: Config) -> int:
     """Antibodies that the run starts from; for files an estimate from the length of their first megabyte's lines."""
     sequences = config["sequences"]
     if sequences["source"] == "generate":
@@ -155,7 +158,7 @@ def count_antibodies(config: Mapping[str, Any]) -> int:
     return sum(_records(Path(p)) for p in readers.find(sequences["paths"]))
 
 
-def check_columns(config: Mapping[str, Any]) -> None:
+def check_columns(config: Config) -> None:
     """Raise InputError where the files' headers lack what sequences or concepts.metadata name: nothing else is read."""
     sequences = config["sequences"]
     have = {"source", "log_likelihood", "n_duplicates"}
@@ -188,7 +191,7 @@ def _records(path: Path) -> int:
     return max(1, round(lines * max(1.0, size / max(1, consumed))))
 
 
-def steered(config: Mapping[str, Any]) -> int:
+def steered(config: Config) -> int:
     """About how many sequences the steering stage writes (fewer where criteria agree on a latent)."""
     steering = config["steering"]
     parts = len(passages(config))  # chains of a pair that are written one at a time have controls of their own
@@ -210,7 +213,7 @@ def steered(config: Mapping[str, Any]) -> int:
     return int(len(config["activations"]["layers"]) * layer)
 
 
-def estimate(config: Mapping[str, Any], rates: Rates, cores: int, d_model: int) -> tuple[str, int]:
+def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[str, int]:
     """The table, and the bytes that the run will write."""
     n = count_antibodies(config)
     sequences, activations = config["sequences"], config["activations"]
@@ -262,7 +265,7 @@ def _duration(seconds: float) -> str:
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"
 
 
-def check(config: Mapping[str, Any], cores: int, folder: str | Path) -> str:
+def check(config: Config, cores: int, folder: str | Path) -> str:
     """The table for a run that will live in `folder`; rates are kept there and measured once a model and SAE shape.
 
     Raises InputError where a column is named that is not there, or the disk has less room than the run will take.

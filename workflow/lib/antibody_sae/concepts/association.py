@@ -6,10 +6,9 @@ Every reported figure is from test, unless its name ends in `_validation`; phase
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +23,9 @@ from antibody_sae.concepts.phases import VIEWS, Chosen, Encoding, Setup, Tested,
 from antibody_sae.concepts.rows import Floats, Ints
 from antibody_sae.concepts.selection import SIMPLE, always_yes, at_choice
 from antibody_sae.sae.model import SAE
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import ConceptsSection
 
 LEARNED = ("neuron", "pca", "untrained", "shuffled")
 """The simple baselines without position and residue, which define some concepts (a region is a range of positions), so
@@ -57,7 +59,7 @@ def associate(
     labels: Labels,
     support: pd.DataFrame,
     baselines: pd.DataFrame,
-    settings: Mapping[str, Any],
+    settings: ConceptsSection,
     lens: Floats | None = None,
     scratch: str | Path | None = None,
 ) -> Associations:

@@ -9,17 +9,20 @@ concept means the same everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from antibody_sae.antibody import REGIONS
 from antibody_sae.io import InputError
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import MetadataColumn, ConceptsSection
 
 CLASSES = {
     # IMGT's physico-chemical classes (Pommie et al., J. Mol. Recognit. 17:17, 2004), and the aromatic side chains
@@ -57,7 +60,7 @@ class Block:
     chains: pd.DataFrame
     residues: pd.DataFrame
     """All residues of `antibodies`."""
-    settings: Mapping[str, Any]
+    settings: ConceptsSection
     """The section `concepts:` of the configuration."""
 
     @cached_property
@@ -223,7 +226,7 @@ def split_values(values: pd.Series, separator: str | None) -> pd.Series:
     )
 
 
-def _metadata(column: str, entry: Mapping[str, Any]) -> Callable[[Block], Labelled]:
+def _metadata(column: str, entry: MetadataColumn) -> Callable[[Block], Labelled]:
     def label(b: Block) -> Labelled:
         values = metadata_values(b.antibodies, column)
         if entry.get("bins"):
@@ -376,7 +379,7 @@ PAIRS = Group(
 BY_NAME = {group.name: group for group in (*GROUPS, PAIRS)}
 
 
-def groups(settings: Mapping[str, Any]) -> list[Group]:
+def groups(settings: ConceptsSection) -> list[Group]:
     """All groups of a run, metadata columns included."""
     for column in BY_NAME.keys() & set(settings["metadata"]):
         raise InputError(
@@ -385,7 +388,7 @@ def groups(settings: Mapping[str, Any]) -> list[Group]:
     return [*GROUPS, *(_column(name, entry or {}) for name, entry in settings["metadata"].items())]
 
 
-def _column(name: str, entry: Mapping[str, Any]) -> Group:
+def _column(name: str, entry: MetadataColumn) -> Group:
     """A column of the input as a group."""
     return Group(
         name, "antibody", _metadata(name, entry), "column of the input",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,9 @@ from antibody_sae.io import (
     write_safetensors,
 )
 
+if TYPE_CHECKING:
+    from antibody_sae.sections import MetadataColumn, ConceptsSection
+
 PAIR_SHARE = (0.05, 0.95)
 """A residue is a concept at a position where its training share is in this range; above, the position says it."""
 MOST_VALUES = 50
@@ -41,20 +44,20 @@ _FEW_NUMBERS = 10
 """A column of numbers with more different ones than this is binned."""
 
 
-def settle_metadata(run: str | Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def settle_metadata(run: str | Path, settings: ConceptsSection) -> tuple[ConceptsSection, list[str]]:
     """`settings` with bins for the columns of numbers that have none, and without the columns that are no concept.
 
     A column is none where fewer antibodies than `min_clusters` have a value, where all have the same one, or where
     nearly every value is another one; the list says which and why. Bins are the quartiles of the training split.
     Raises InputError for a column that is not there.
     """
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, MetadataColumn | None] = {}
     said: list[str] = []
     if settings["metadata"]:
         splits = read_parquet(Path(run) / "splits" / "antibodies.parquet", ["antibody_id", "split"])
         table = read_parquet(Path(run) / "sequences" / "antibodies.parquet").merge(splits, on="antibody_id")
-    for column, entry in settings["metadata"].items():
-        entry = dict(entry or {})
+    for column, given in settings["metadata"].items():
+        entry: MetadataColumn = {**(given or {})}
         values = metadata_values(table, column)
         each = split_values(values, entry.get("split")).explode().dropna()
         numbers = pd.to_numeric(each, errors="coerce")
@@ -100,7 +103,7 @@ def _csr(columns: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def label(
-    blocks: Iterator[Block], settings: Mapping[str, Any], pairs: list[str] | None = None, also: Sequence[str] = ()
+    blocks: Iterator[Block], settings: ConceptsSection, pairs: list[str] | None = None, also: Sequence[str] = ()
 ) -> tuple[Labels, pd.DataFrame]:
     """Label antibodies block by block.
 
@@ -189,7 +192,7 @@ def label(
     return _limit_metadata(labels, settings), table
 
 
-def _limit_metadata(labels: Labels, settings: Mapping[str, Any]) -> Labels:
+def _limit_metadata(labels: Labels, settings: ConceptsSection) -> Labels:
     """Keep the most frequent values of each metadata column: one of unique values would make a concept of each row."""
     counts = np.bincount(labels.antibody.idx, minlength=len(labels.antibody_names))
     keep = np.ones(len(counts), bool)
@@ -247,7 +250,7 @@ def _pair_codes(
     return table[np.where(inside, key, size)]
 
 
-def read_blocks(run: str | Path, settings: Mapping[str, Any], rows: int = 1_000_000) -> Iterator[Block]:
+def read_blocks(run: str | Path, settings: ConceptsSection, rows: int = 1_000_000) -> Iterator[Block]:
     """The antibodies of splits/antibodies.parquet with their residues, about `rows` residues at a time."""
     run = Path(run)
     antibodies = read_parquet(run / "splits" / "antibodies.parquet")
@@ -280,9 +283,7 @@ def read_blocks(run: str | Path, settings: Mapping[str, Any], rows: int = 1_000_
         )
 
 
-def _block(
-    antibodies: pd.DataFrame, chains: pd.DataFrame, residues: pd.DataFrame, settings: Mapping[str, Any]
-) -> Block:
+def _block(antibodies: pd.DataFrame, chains: pd.DataFrame, residues: pd.DataFrame, settings: ConceptsSection) -> Block:
     ids = residues["antibody_id"].unique()
     mine = antibodies[antibodies["antibody_id"].isin(ids)]
     order = pd.Series(np.arange(len(ids)), index=ids)
@@ -291,7 +292,7 @@ def _block(
     return Block(mine, chains[chains["antibody_id"].isin(mine["antibody_id"])], residues, settings)
 
 
-def save(labels: Labels, table: pd.DataFrame, settings: Mapping[str, Any], folder: str | Path) -> pd.DataFrame:
+def save(labels: Labels, table: pd.DataFrame, settings: ConceptsSection, folder: str | Path) -> pd.DataFrame:
     """Write labels.safetensors (integers), labels.json (names, hash), concepts.parquet (support; returned)."""
     folder = Path(folder)
     tensors = {

@@ -7,12 +7,12 @@ grow with the number of residues.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,9 @@ from antibody_sae.concepts.selection import SIMPLE, Choice, best_rows, choose_th
 from antibody_sae.io import InputError, progress
 from antibody_sae.sae.model import SAE
 from antibody_sae.significance import q_values
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import ConceptsSection
 
 VIEWS = (("residue", "none"), ("antibody", "max"), ("antibody", "mean"))
 """(level, pool): a latent's values per residue, its largest per antibody, its mean per antibody."""
@@ -74,7 +77,7 @@ class Setup:
     store: Store
     sae: SAE
     labels: Labels
-    settings: Mapping[str, Any]
+    settings: ConceptsSection
     """The section `concepts:` of the configuration."""
     testable: list[np.ndarray]
     """By view: [concepts] bool."""

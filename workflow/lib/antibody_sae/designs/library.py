@@ -27,9 +27,12 @@ from antibody_sae.steering import outcomes, sampling
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
+    from antibody_sae.sections import ConceptsSection, NumberingSection, Writing
 
-WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": True}
-NUMBERING = {"species": ["human"], "scheme": "imgt"}
+WRITING: Writing = {
+    "chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": True
+}  # fmt: skip
+NUMBERING: NumberingSection = {"species": ["human"], "scheme": "imgt"}
 MOST_TRIES = 50
 """Sequences written for each one that is wanted, before the constraints count as not to be met."""
 LONGEST_SPAN = 45
@@ -48,9 +51,9 @@ class Writer:
     layer: int
     constraints: Constraints
     seed: int
-    writing: Mapping[str, Any] = field(default_factory=lambda: WRITING)
-    numbering: Mapping[str, Any] = field(default_factory=lambda: NUMBERING)
-    concepts: Mapping[str, Any] | None = None
+    writing: Writing = field(default_factory=lambda: WRITING)
+    numbering: NumberingSection = field(default_factory=lambda: NUMBERING)
+    concepts: ConceptsSection | None = None
     parent: parents.Parent | None = None
     infill: bool = False
     """Rewrite the parent's regions by infilling rather than from a prompt."""
@@ -68,10 +71,11 @@ class Writer:
         """(texts, ended, tokens that the model wrote) of one batch."""
         counts = [BATCH]
         if self.parent is None or not self.infill:
-            writing = dict(self.writing) if self.parent is None else {**self.writing, "prompt": self.parent.prompt}
+            prompt = self.writing["prompt"] if self.parent is None else self.parent.prompt
+            writing: Writing = {**self.writing, "prompt": prompt}
             table = sampling.generate(self.model, self.layer, [lever], counts, writing, seed)
             texts, ended = table["text"].tolist(), table["ended"].tolist()
-            given = len(str(writing["prompt"])) * len(texts)
+            given = len(prompt) * len(texts)
             return texts, ended, sum(map(len, texts)) - given + sum(ended)
         writing = {**self.writing, "prompt": "", "complete": False, "max_residues": LONGEST_SPAN}
         spans: dict[str, list[str]] = {}
@@ -87,13 +91,17 @@ class Writer:
 
     def examine(self, written: pd.DataFrame, tokens: int) -> CheckedBatch:
         """Number texts (column text, ended) and check what a sequence can meet by itself."""
-        anything = {**self.writing, "complete": False}  # whole domains are a constraint, whose yield is asked for
+        anything: Writing = {
+            **self.writing,
+            "complete": False,
+        }  # whole domains are a constraint, whose yield is asked for
         found = outcomes.number_texts(written["text"], anything, self.numbering)
         table = written.merge(found.antibodies, on="text", how="left", validate="many_to_one")
         table["perplexity"] = np.nan
         if self.constraints.max_perplexity is not None:
             table["perplexity"] = self.perplexity(table, table["valid"].to_numpy(bool))
-        held = label(found, list(self.constraints.rates), self.concepts or {}, self.writing["species"])
+        rates, species = list(self.constraints.rates), self.writing["species"]
+        held = label(found, rates, self.concepts, species) if self.concepts else {}
         place = pd.Series(range(len(found.antibodies)), index=found.antibodies["text"])[table["text"]].to_numpy()
         labels = {concept: has[place] for concept, has in held.items()}
         return CheckedBatch(table, found, labels, checks(table, found, self.constraints, labels), tokens)
@@ -158,9 +166,9 @@ def design(
     *,
     name: str = "library",
     seed: int = 1,
-    writing: Mapping[str, Any] = WRITING,
-    numbering: Mapping[str, Any] = NUMBERING,
-    concepts: Mapping[str, Any] | None = None,
+    writing: Writing = WRITING,
+    numbering: NumberingSection = NUMBERING,
+    concepts: ConceptsSection | None = None,
     training: Mapping[str, str] | None = None,
     parent: parents.Parent | None = None,
     infill: bool = False,

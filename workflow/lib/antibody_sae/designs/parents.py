@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from antibody_sae.antibody import REGIONS
 from antibody_sae.io import InputError
@@ -18,6 +18,7 @@ from antibody_sae.numbering import anarci
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
+    from antibody_sae.sections import NumberingSection, ParentSection
 
 _MASK, _END_OF_SPAN = "[MASK]", "[CLS]"
 
@@ -43,7 +44,7 @@ class Parent:
         return text
 
 
-def parent(asked: Mapping[str, Any], chains: str, settings: Mapping[str, Any]) -> Parent:
+def parent(asked: ParentSection, chains: str, settings: NumberingSection) -> Parent:
     """The parent of a design's `from:` (heavy, light, rewrite); `settings`: species and scheme of `numbering`.
 
     Raises InputError where the chain that is written is not given or cannot be numbered.

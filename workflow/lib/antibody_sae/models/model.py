@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from antibody_sae.io import InputError, sha256_file
 from antibody_sae.models import attention, generation
 from antibody_sae.models.presets import ModelSpec, resolve
 from antibody_sae.species import tag
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import ModelSection
 
 transformers.logging.set_verbosity_error()
 Edit = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -305,7 +308,7 @@ class AntibodyModel:
         return generation.generate(self, n, **options)
 
 
-def load(model: Mapping[str, Any]) -> AntibodyModel:
+def load(model: ModelSection) -> AntibodyModel:
     """Load what a config's `model:` section names (keys: name, path, template, dtype, device, revision, remote_code).
 
     Raises InputError that says how to get weights that are not there.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from antibody_sae.config import passages, saes
 from antibody_sae.io import InputError, read_json, read_parquet
 from antibody_sae.sae.prefixes import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import Config
 
 CONTROLS = {
     "difference_of_means": "difference of means",
@@ -84,7 +87,7 @@ def slug(text: str) -> str:
 class Run:
     """The files of one run, read when first asked for."""
 
-    def __init__(self, folder: str | Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path, config: Config) -> None:
         self.folder, self.config = Path(folder), config
         self.settings = saes(config)
         self.saes = [

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from antibody_sae.io import InputError
 from antibody_sae.sae.prefixes import ARCHITECTURES, LAWS, survival
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import SAESection
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ class Settings:
         return survival(self.architecture, self.latents, self.law, self.exponent, self.full_mass, self.groups)
 
 
-def settings_from(section: Mapping[str, Any]) -> Settings:
+def settings_from(section: SAESection) -> Settings:
     """Settings from a merged entry of `saes`. Raises InputError for an unknown key or a bad value."""
     known = {field.name for field in fields(Settings)}
     unknown = sorted(set(section) - known)

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ from antibody_sae.sequences.records import ReadSettings, Record, is_nucleotides,
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
+    from antibody_sae.sections import SequencesSection
 
 ACCEPTED = pa.schema(
     [(name, pa.string()) for name in ("antibody_id", "heavy", "light", "species", "source")]
@@ -51,7 +52,7 @@ _PARTITION = 500_000  # records whose residues are compared in memory at a time
 
 def generate_chunk(
     model: AntibodyModel,
-    settings: Mapping[str, Any],
+    settings: SequencesSection,
     species: Sequence[str],
     chunk: int,
     checkpoints: str | Path,
@@ -91,7 +92,7 @@ def generate_chunk(
 
 
 def _generate(
-    model: AntibodyModel, settings: Mapping[str, Any], species: Sequence[str], n: int, seed: Sequence[int]
+    model: AntibodyModel, settings: SequencesSection, species: Sequence[str], n: int, seed: Sequence[int]
 ) -> pa.Table:
     chains = settings["chains"]
     written = model.generate(
@@ -132,7 +133,7 @@ def _generate(
 
 def read_chunk(
     paths: Sequence[str],
-    settings: Mapping[str, Any],
+    settings: SequencesSection,
     species: Sequence[str],
     accepted: str | Path,
     rejected: str | Path,

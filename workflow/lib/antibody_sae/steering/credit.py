@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.interventions import Where
 from antibody_sae.io import progress
 from antibody_sae.numbering import tables
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import Writing
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and credit needs no model
     from antibody_sae.models.model import AntibodyModel, Encoded
@@ -399,7 +402,7 @@ def derivatives(
     passages: Sequence[Encoded],
     credit: Sequence[np.ndarray],
     where: Where,
-    writing: Mapping[str, Any],
+    writing: Writing,
     at: Tensor | None = None,
 ) -> Tensor:
     """[passages, targets, d_model] each passage's term of the derivative of E[f] with respect to a vector added after
@@ -429,7 +432,7 @@ def derivatives(
 
 def _log_p(
     model: AntibodyModel, layer: int, tokens: Tensor, acted: Tensor, vector: Tensor, allowed: Tensor,
-    writing: Mapping[str, Any],
+    writing: Writing,
 ) -> Tensor:  # fmt: skip
     """[batch, T - 1] log p of each token after the first with `vector` added after block `layer` where acted."""
 

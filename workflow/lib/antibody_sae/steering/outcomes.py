@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,9 @@ from antibody_sae.concepts.labels import Labels
 from antibody_sae.io import read_parquet, write_parquet
 from antibody_sae.numbering import tables as numbering_tables
 from antibody_sae.numbering.anarci import split_chains
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import ConceptsSection, LabelSections, NumberingSection, Writing
 
 NEIGHBOURS = 2000
 """Training sequences at most, evenly spaced, among which a designed sequence's nearest is looked for."""
@@ -52,7 +55,7 @@ class NumberedTexts:
     """As numbering/residues.parquet, of the valid ones."""
 
 
-def number_texts(texts: Iterable[str], writing: Mapping[str, Any], settings: Mapping[str, Any]) -> NumberedTexts:
+def number_texts(texts: Iterable[str], writing: Writing, settings: NumberingSection) -> NumberedTexts:
     """Number each distinct text once; `settings` is the `numbering` section (species, scheme).
 
     Incomplete domains are not valid, unless `writing` says that the model need not write complete ones.
@@ -79,8 +82,8 @@ def number_texts(texts: Iterable[str], writing: Mapping[str, Any], settings: Map
 def outcomes(
     written: pd.DataFrame,
     concepts: Sequence[str],
-    writing: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    writing: Writing,
+    settings: LabelSections,
     reference: Sequence[str],
     max_rows: int,
 ) -> pd.DataFrame:
@@ -114,7 +117,7 @@ def outcomes(
 
 
 def label_concepts(
-    found: NumberedTexts, concepts: Sequence[str], settings: Mapping[str, Any], species: str
+    found: NumberedTexts, concepts: Sequence[str], settings: ConceptsSection, species: str
 ) -> np.ndarray:
     """[texts, concepts] bool by the catalogue's own functions; False for texts that were not numbered.
 

@@ -28,6 +28,7 @@ from antibody_sae.steering.outcomes import label_concepts, number_texts
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel, Encoded
+    from antibody_sae.sections import LabelSections, SteeringSection, Writing
 
 SHORTER = 0.7
 """What the length is multiplied by where a round's sequences are not good enough."""
@@ -50,7 +51,7 @@ class Judged:
 Judge = Callable[[Sequence[str]], Judged]
 
 
-def catalogue_judge(targets: Sequence[str], writing: Mapping[str, Any], settings: Mapping[str, Any]) -> Judge:
+def catalogue_judge(targets: Sequence[str], writing: Writing, settings: LabelSections) -> Judge:
     """Judges by the numbering and the catalogue; `settings` holds the sections `numbering` and `concepts`."""
 
     def judge(texts: Sequence[str]) -> Judged:
@@ -103,7 +104,7 @@ class Workbench:
     model: AntibodyModel
     layer: int
     where: Where
-    writing: Mapping[str, Any]
+    writing: Writing
     """How the model writes: keys of the `sequences` section, among them chains, species, temperature, top_p, prompt."""
     targets: Sequence[str]
     judge: Judge
@@ -239,7 +240,7 @@ def train(
 
 
 def levers(
-    bench: Workbench, base: Base, settings: Mapping[str, Any], typical_length: float
+    bench: Workbench, base: Base, settings: SteeringSection, typical_length: float
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
     """(kind -> [targets, d_model] of unit directions, history of the training: concept and columns of `TrainedVector`).
 
