@@ -22,7 +22,7 @@ from antibody_sae.antibody import REGIONS
 from antibody_sae.io import InputError
 
 if TYPE_CHECKING:
-    from antibody_sae.sections import MetadataColumn, ConceptsSection
+    from antibody_sae.sections import ConceptsSection, MetadataColumn
 
 CLASSES = {
     # IMGT's physico-chemical classes (Pommie et al., J. Mol. Recognit. 17:17, 2004), and the aromatic side chains

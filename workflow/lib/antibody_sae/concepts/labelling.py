@@ -34,7 +34,7 @@ from antibody_sae.io import (
 )
 
 if TYPE_CHECKING:
-    from antibody_sae.sections import MetadataColumn, ConceptsSection
+    from antibody_sae.sections import ConceptsSection, MetadataColumn
 
 PAIR_SHARE = (0.05, 0.95)
 """A residue is a concept at a position where its training share is in this range; above, the position says it."""
