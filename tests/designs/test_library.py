@@ -14,7 +14,7 @@ from antibody_sae.designs import build, constraints, handles, liabilities, libra
 from antibody_sae.designs.constraints import Constraints
 from antibody_sae.interventions import Intervention, Where
 from antibody_sae.io import InputError, write_json
-from antibody_sae.report.charts.base import svg
+from antibody_sae.report.charts.base import Palette, svg
 from antibody_sae.report.run import Run
 from antibody_sae.report.tabs import library as tab
 from antibody_sae.steering import outcomes, sampling
@@ -331,7 +331,7 @@ def test_an_entry_without_a_lever_is_rejection_sampling(iglm_s, monkeypatch, tmp
     assert len(data["picked"]) == 2
     assert {point["set"] for point in data["diversity"]} == set(data["counts"])
     write_json(data, tmp_path / "designs" / "lib" / "page.json")
-    (section,) = tab.sections(Run(tmp_path, {**config.complete({}), "designs": ["lib"]}))
+    (section,) = tab.sections(Run(tmp_path, {**config.complete({}), "designs": ["lib"]}), Palette([]))
     assert "Nothing was pushed" in section.text
     assert "without steering" in section.text
     drawn = {figure.name: figure for figure in section.figures}

@@ -74,6 +74,8 @@ def _message(error: Any) -> str:
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
             hints.append(f"unknown key {whole!r}; {REMOVED.get(whole, hint)}")
         return "; ".join(hints)
+    if error.validator == "oneOf" and "description" in error.schema:
+        return f"{place}: not {error.instance!r}. {error.schema['description']}"
     return f"{place or 'the whole file'}: {error.message}"
 
 

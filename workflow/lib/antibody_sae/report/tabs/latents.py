@@ -14,13 +14,22 @@ import pandas as pd
 from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.io import parquet_batches, read_json, read_safetensors
 from antibody_sae.report import run as tables
+from antibody_sae.report.charts.base import Palette
+from antibody_sae.report.page import Section
 from antibody_sae.report.run import Run, TrainedSAE
+
+TITLE = "Latents"
 
 SHOWN_CONCEPTS = 8
 NEAREST = 2
 """Nearest latents shown in each other SAE of the layer."""
 STEPS = 99
 """Activations of residues are whole numbers of this many steps of the antibody's largest."""
+
+
+def sections(run: Run, palette: Palette) -> list[Section]:
+    """None of its own: the page's template draws the browser, from `records`."""
+    return []
 
 
 def records(run: Run, sae: TrainedSAE, arms: pd.DataFrame) -> tuple[dict[str, Any], list[dict[str, Any]]]:
