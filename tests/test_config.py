@@ -94,7 +94,6 @@ def test_the_schema_offers_what_there_is():
     """Adding an architecture, a criterion, a judge ... is one entry in the library and its name in the schema."""
     from antibody_sae.antibody import REGIONS
     from antibody_sae.designs import judges, liabilities
-    from antibody_sae.models.presets import PRESETS
     from antibody_sae.numbering import anarci
     from antibody_sae.sae.prefixes import ARCHITECTURES, LAWS
     from antibody_sae.steering.criteria import CRITERIA
@@ -114,7 +113,6 @@ def test_the_schema_offers_what_there_is():
         (limits["propertyNames"]["enum"], liabilities.NAMES),
     ):
         assert list(names) == list(offered)
-    assert f"A preset ({', '.join(PRESETS)})" in sections["model"]["properties"]["name"]["description"]
 
 
 def test_null_drops_an_sae_of_the_default_file():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from antibody_sae import __version__
+from antibody_sae.models.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -50,6 +51,11 @@ def test_files_that_are_named_are_there(path):
     """Paths in backticks that begin with a folder of the project."""
     for name in re.findall(r"`((?:workflow|tests|envs|docs)/[\w./-]+)`", path.read_text()):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
+
+
+def test_the_readme_lists_the_presets():
+    readme = (ROOT / "README.md").read_text()
+    assert not [name for name in PRESETS if f"`{name}`" not in readme]
 
 
 def test_one_version():

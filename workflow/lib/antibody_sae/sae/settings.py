@@ -20,7 +20,7 @@ class Settings:
     """How one SAE is trained; the keys of `saes.shared` and `saes.train.<name>`."""
 
     architecture: str = "topk"
-    """topk, ordered or matryoshka; they differ in the weights of the prefixes only."""
+    """One of ARCHITECTURES; they differ in the weights of the prefixes only."""
     latents: int = 2048
     """Width of the dictionary."""
     k: int = 32
