@@ -14,12 +14,21 @@ of `config.yaml` and of your own file (`make run CONFIG=my.yaml`). Made from the
 """
 
 
+def resolved(node: dict[str, Any]) -> dict[str, Any]:
+    """A node with what it refers to."""
+    return {**SCHEMA["$defs"].get(node.get("$ref", "").rpartition("/")[2], {}), **node}
+
+
 def values(node: dict[str, Any]) -> str:
     """What a key may hold, in words."""
+    if "then" in node:
+        return f"null, {values(resolved(node['then']))}"
+    if "oneOf" in node:
+        return " or ".join(str(part["const"]) if "const" in part else values(resolved(part)) for part in node["oneOf"])
     if "enum" in node:
         return ", ".join("null" if value is None else str(value) for value in node["enum"])
-    if "enum" in node.get("items", {}):
-        return f"list of {', '.join(node['items']['enum'])}"
+    if "enum" in (items := resolved(node.get("items", {}))):
+        return f"list of {', '.join(items['enum'])}"
     kinds = " or ".join([node["type"]] if isinstance(node.get("type"), str) else node.get("type", []))
     limits = (
         ("minimum", "at least"),
@@ -34,7 +43,7 @@ def rows(node: dict[str, Any], path: str = "") -> list[str]:
     """A table's rows for the keys of a section and, indented by their path, those inside them."""
     found = []
     for key, entry in node.get("properties", {}).items():
-        entry = {**SCHEMA["$defs"].get(entry.get("$ref", "").rpartition("/")[2], {}), **entry}
+        entry = resolved(entry)
         inner = [] if "$ref" in entry and "properties" in entry else rows(entry, f"{path}{key}.")
         default = (
             "" if "default" not in entry or inner else f"`{yaml.safe_dump(entry['default'], default_flow_style=True)}`"

@@ -54,6 +54,10 @@ def test_the_shipped_configurations_are_valid(root, default):
             "no germlines of light chains of alpaca",
         ),
         ({"splits": {"validation": 0.6, "test": 0.5}}, "nothing to train on"),
+        (
+            {"steering": {"where": "CDR9"}},
+            "steering.where: not 'CDR9'. Positions that an intervention acts on: all, a region",
+        ),
         ({"run": "../elsewhere"}, "run"),
         ({"saes": {"train": {"a/b": {}}}}, "saes.train"),
     ],
@@ -84,6 +88,31 @@ def test_the_schema_states_the_defaults_of_training():
     from antibody_sae.sae.settings import Settings
 
     assert config.saes(config.complete({"saes": {"train": {"a": {}}}}))["a"] == asdict(Settings())
+
+
+def test_the_schema_offers_what_there_is():
+    """Adding an architecture, a criterion, a judge ... is one entry in the library and its name in the schema."""
+    from antibody_sae.antibody import REGIONS
+    from antibody_sae.designs import judges, liabilities
+    from antibody_sae.numbering import anarci
+    from antibody_sae.sae.prefixes import ARCHITECTURES, LAWS
+    from antibody_sae.steering.criteria import CRITERIA
+
+    schema = config._schema()
+    sections, parts = schema["properties"], schema["$defs"]
+    sae, design, numbering = (node["properties"] for node in (parts["sae"], parts["design"], sections["numbering"]))
+    limits = design["constraints"]["properties"]["liabilities"]
+    for names, offered in (
+        (sae["architecture"]["enum"], ARCHITECTURES),
+        (sae["law"]["enum"], LAWS),
+        (parts["criterion"]["enum"], CRITERIA),
+        (parts["region"]["enum"], REGIONS),
+        (numbering["scheme"]["enum"], anarci.SCHEMES),
+        (numbering["species"]["items"]["enum"], anarci.SPECIES),
+        (design["judges"]["items"]["enum"], judges.JUDGES),
+        (limits["propertyNames"]["enum"], liabilities.NAMES),
+    ):
+        assert list(names) == list(offered)
 
 
 def test_null_drops_an_sae_of_the_default_file():

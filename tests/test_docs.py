@@ -7,9 +7,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import yaml
 from antibody_sae import __version__
-from antibody_sae.sae.prefixes import ARCHITECTURES
+from antibody_sae.models.presets import PRESETS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -32,11 +31,6 @@ def test_the_reference_is_what_the_schema_says():
     assert "`aux_weight`" in text
 
 
-def test_the_schema_offers_the_architectures_that_there_are():
-    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
-    assert schema["$defs"]["sae"]["properties"]["architecture"]["enum"] == list(ARCHITECTURES)
-
-
 @pytest.mark.parametrize("path", DOCUMENTS, ids=named)
 def test_links_lead_somewhere(path):
     for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", path.read_text())):
@@ -57,6 +51,11 @@ def test_files_that_are_named_are_there(path):
     """Paths in backticks that begin with a folder of the project."""
     for name in re.findall(r"`((?:workflow|tests|envs|docs)/[\w./-]+)`", path.read_text()):
         assert (ROOT / name).exists(), f"{path.name} names {name}"
+
+
+def test_the_readme_lists_the_presets():
+    readme = (ROOT / "README.md").read_text()
+    assert not [name for name in PRESETS if f"`{name}`" not in readme]
 
 
 def test_one_version():

@@ -1,11 +1,14 @@
 """The library's layout, and the hash that says which rules an edit reruns."""
 
+import re
+from collections import Counter
+
 import pytest
 from antibody_sae import source
 from antibody_sae.source import LIBRARY
 
 STAGES = [
-    "antibody", "io", "source", "jobs", "species", "hardware", "significance", "models", "numbering",
+    "antibody", "sections", "io", "source", "jobs", "species", "hardware", "significance", "models", "numbering",
     "sequences", "splits", "activations", "sae", "concepts", "config", "interventions", "steering", "designs", "report",
     "preflight",
 ]  # fmt: skip
@@ -34,7 +37,12 @@ def test_no_circle_of_imports():
 
 def test_files_are_small():
     long = [path.name for path in modules() if len(path.read_text().splitlines()) > 500]
-    assert len(long) <= 1, f"{long} have more than 500 lines"
+    assert not long, f"{long} have more than 500 lines"
+
+
+def test_a_class_has_a_name_of_its_own():
+    names = [name for path in modules() for name in re.findall(r"^class ([A-Z]\w*)", path.read_text(), re.M)]
+    assert not [name for name, n in Counter(names).items() if n > 1]
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 import torch
 from antibody_sae import activations, hardware
-from antibody_sae.concepts import association, baselines, labelling
+from antibody_sae.concepts import association, baselines, labelling, phases
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.concepts.rows import Csr, codes_csr, take_rows
 from antibody_sae.concepts.scoring import RANK_BINS, Tally, add_histogram
@@ -94,7 +94,7 @@ def encoder(store: activations.Store) -> SAE:
     """An SAE of the benchmark's size; random directions are as sparse, and cost as much, as trained ones."""
     one, mean, scale = torch.ones(LATENTS), torch.tensor(store.manifest["mean"]), store.manifest["scale"]
     weight = torch.eye(LATENTS, store.d_model)
-    return association.untrained(SAE(weight, torch.zeros(LATENTS), weight, mean, scale, K, one, one, {}), seed=0)
+    return phases.untrained(SAE(weight, torch.zeros(LATENTS), weight, mean, scale, K, one, one, {}), seed=0)
 
 
 def labelled(folder: Path, residues: int) -> Labels:

@@ -117,12 +117,12 @@ def ours(numbered: list[anarci.Numbered]) -> list:
     """Our results in comparable form."""
     return [
         None
-        if n.labels is None
+        if n.numbers is None
         else (
             n.chain,
             n.start,
             n.end,
-            [(int(a), anarci.INSERTIONS[b]) for a, b in zip(n.labels.number, n.labels.number_insertion, strict=True)],
+            [(int(a), anarci.INSERTIONS[b]) for a, b in zip(n.numbers.number, n.numbers.number_insertion, strict=True)],
             n.germline.species,
             n.germline.v_allele,
             None if n.germline.v_allele is None else n.germline.v_identity,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from antibody_sae import significance
 from antibody_sae.antibody import RESIDUES
-from antibody_sae.concepts import association, baselines, codes, probes, scoring, selection
+from antibody_sae.concepts import association, baselines, codes, phases, probes, scoring, selection
 from antibody_sae.concepts import rows as sparse_rows
 from antibody_sae.concepts import tables as concepts_tables
 from antibody_sae.concepts.labels import Labels
@@ -223,7 +223,7 @@ def test_no_test_residue_touches_a_choice(world, found):
 def test_order_blocks_and_threads_change_nothing(world, found, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(codes, "_BLOCK", 7 * LENGTH)
-    monkeypatch.setattr(association, "_ENCODE", 1000)
+    monkeypatch.setattr(phases, "_ENCODE", 1000)
     again = run(*world, order=np.random.default_rng(3).permutation(len(world[1])))
     for name in ("pairs", "best", "latents"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(found, name), rtol=1e-5, atol=1e-9)
@@ -332,7 +332,7 @@ def test_figures_agree_with_scikit_learn(random_rows):
     x, y, chain = random_rows
     tally, scale = tally_of(x, y, chain)
     f1, r, auroc = tally.f1(), tally.r(), tally.auroc()
-    choice = selection.choose(tally)
+    choice = selection.choose_thresholds(tally)
     figures = selection.at_choice(tally, choice)
     for j in range(8):
         for c in range(5):

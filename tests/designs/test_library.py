@@ -14,7 +14,7 @@ from antibody_sae.designs import build, constraints, handles, liabilities, libra
 from antibody_sae.designs.constraints import Constraints
 from antibody_sae.interventions import Intervention, Where
 from antibody_sae.io import InputError, write_json
-from antibody_sae.report.charts.base import svg
+from antibody_sae.report.charts.base import Palette, svg
 from antibody_sae.report.run import Run
 from antibody_sae.report.tabs import library as tab
 from antibody_sae.steering import outcomes, sampling
@@ -43,7 +43,8 @@ def made(iglm_s, direction):
     )
     training = {TRASTUZUMAB: "trastuzumab"}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "BATCH", BATCH)
+        for module in (sampling, library):
+            patch.setattr(module, "BATCH", BATCH)
         return library.design(
             iglm_s, 2, Intervention(vector=direction), 8, limits, name="lib", seed=3, writing=library.WRITING,
             concepts=CONCEPTS, training=training,
@@ -86,7 +87,8 @@ def test_names_say_library_and_rank_and_quality_falls(made):
 
 
 def test_seed_batch_and_row_write_the_sequence_again(iglm_s, direction, made, monkeypatch):
-    monkeypatch.setattr(sampling, "BATCH", BATCH)
+    for module in (sampling, library):
+        monkeypatch.setattr(module, "BATCH", BATCH)
     one = made.chains.iloc[-1]
     seed = [int(one["seed"]), build.LIBRARY, int(one["batch"])]
     arm = [Intervention(vector=direction)]
@@ -128,7 +130,8 @@ def test_the_airr_community_accepts_the_table(made, tmp_path):
 
 
 def test_constraints_that_cannot_be_met_end_with_the_yield_of_each(iglm_s, monkeypatch):
-    monkeypatch.setattr(sampling, "BATCH", 16)
+    for module in (sampling, library):
+        monkeypatch.setattr(module, "BATCH", 16)
     monkeypatch.setattr(library, "MOST_TRIES", 4)
     limits = Constraints(max_perplexity=1.0, rates={"j-gene=IGHJ4": (1, 1)})
     with pytest.raises(InputError, match="0 of 5 designs after 16 sequences") as error:
@@ -142,7 +145,8 @@ def test_constraints_that_cannot_be_met_end_with_the_yield_of_each(iglm_s, monke
 
 
 def test_designs_keep_their_distance(iglm_s, monkeypatch):
-    monkeypatch.setattr(sampling, "BATCH", BATCH)
+    for module in (sampling, library):
+        monkeypatch.setattr(module, "BATCH", BATCH)
     near = library.design(iglm_s, 2, Intervention(), 6, Constraints(complete=False, min_distance=30))
     between = picking.distances(near.chains["text"].tolist())
     assert between[~np.eye(6, dtype=bool)].min() >= 30
@@ -157,7 +161,8 @@ def parent():
 
 
 def test_infilling_rewrites_the_regions_alone(iglm_s, parent, monkeypatch):
-    monkeypatch.setattr(sampling, "BATCH", 8)
+    for module in (sampling, library):
+        monkeypatch.setattr(module, "BATCH", 8)
     made = library.design(iglm_s, 2, Intervention(), 4, parent=parent, infill=True).chains
     regions = parents.parent({"heavy": TRASTUZUMAB, "rewrite": ["FR1", "FR2", "CDR2", "FR3", "FR4"]}, "H",
                              library.NUMBERING)  # fmt: skip
@@ -185,7 +190,8 @@ def _vocabulary():
 
 
 def test_a_prompt_keeps_what_comes_before(iglm_s, monkeypatch):
-    monkeypatch.setattr(sampling, "BATCH", 8)
+    for module in (sampling, library):
+        monkeypatch.setattr(module, "BATCH", 8)
     parent = parents.parent({"heavy": TRASTUZUMAB, "rewrite": ["CDR3"]}, "H", library.NUMBERING)
     made = library.design(iglm_s, 2, Intervention(), 3, parent=parent)
     assert made.chains["sequence_aa"].str.startswith(TRASTUZUMAB[:96]).all()
@@ -306,7 +312,8 @@ def test_a_vector_may_be_an_array():
 
 
 def test_an_entry_without_a_lever_is_rejection_sampling(iglm_s, monkeypatch, tmp_path):
-    monkeypatch.setattr(sampling, "BATCH", BATCH)
+    for module in (sampling, library):
+        monkeypatch.setattr(module, "BATCH", BATCH)
     asked = _defaults({"lever": "none", "concepts": {"j-gene=IGHJ4": "high"}, "n": 3, "baseline": 32})
     sections = {"writing": library.WRITING, "numbering": library.NUMBERING, "concepts": CONCEPTS}
     none = build.NO_LEVERS
@@ -325,7 +332,7 @@ def test_an_entry_without_a_lever_is_rejection_sampling(iglm_s, monkeypatch, tmp
     assert len(data["picked"]) == 2
     assert {point["set"] for point in data["diversity"]} == set(data["counts"])
     write_json(data, tmp_path / "designs" / "lib" / "page.json")
-    (section,) = tab.sections(Run(tmp_path, {**config.complete({}), "designs": ["lib"]}))
+    (section,) = tab.sections(Run(tmp_path, {**config.complete({}), "designs": ["lib"]}), Palette([]))
     assert "Nothing was pushed" in section.text
     assert "without steering" in section.text
     drawn = {figure.name: figure for figure in section.figures}

@@ -145,8 +145,8 @@ def test_complete_sequences_are_what_rejection_gives(iglm_s):
         found = anarci.number(texts, ["human"])
         ok = [(t, n) for t, n in zip(texts, found, strict=True) if n.status == "ok"]
         families = [str(n.germline.v_allele).split("-")[0] for _, n in ok]
-        cdr3 = [int((n.labels.region == REGIONS.index("CDR3")).sum()) for _, n in ok]
-        began = [int(n.labels.imgt[0]) for _, n in ok]
+        cdr3 = [int((n.numbers.region == REGIONS.index("CDR3")).sum()) for _, n in ok]
+        began = [int(n.numbers.imgt[0]) for _, n in ok]
         return [t[:3] for t, _ in ok], families, cdr3, began
 
     ours, theirs = described(drawn), described(kept)

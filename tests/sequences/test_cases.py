@@ -7,7 +7,7 @@ import pytest
 from antibody_sae import species
 from antibody_sae.io import InputError
 from antibody_sae.sequences import chunks, readers
-from antibody_sae.sequences.records import Settings
+from antibody_sae.sequences.records import ReadSettings
 
 CASES = Path(__file__).parents[3] / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="no ../shared/cases with users' files here")
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="no ../shared/cases w
 
 def read(*names: str, **how):
     """The records of some files of the cases, as a run reads them."""
-    return list(chunks.antibodies([str(CASES / name) for name in names], Settings(**how), ["human"], (90, 200)))
+    return list(chunks.antibodies([str(CASES / name) for name in names], ReadSettings(**how), ["human"], (90, 200)))
 
 
 def reasons(records) -> Counter:
@@ -43,7 +43,9 @@ def test_a_refused_contig_takes_no_partner(tmp_path):
 def test_the_light_chain_seen_most_often_is_the_cells_own(capsys):
     records = read("03-ambient-light-chain/airr.tsv", chains="HL")
     own = {
-        r.id: r.light for r in readers.read(CASES / "03-ambient-light-chain/airr.tsv", Settings(chains="HL")) if r.light
+        r.id: r.light
+        for r in readers.read(CASES / "03-ambient-light-chain/airr.tsv", ReadSettings(chains="HL"))
+        if r.light
     }
     assert len(accepted(records)) == 4
     for pair in records:

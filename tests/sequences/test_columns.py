@@ -4,8 +4,8 @@ import pytest
 import yaml
 from antibody_sae.io import InputError
 from antibody_sae.sequences import readers
-from antibody_sae.sequences.columns import KNOWN, plain
-from antibody_sae.sequences.records import Settings
+from antibody_sae.sequences.columns import USUAL_NAMES, plain
+from antibody_sae.sequences.records import ReadSettings
 
 HEAVY = "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGQGTLVTVSS"
 LIGHT = "DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTFGQGTKVEIK"
@@ -25,7 +25,7 @@ def table(path, header: str, values: dict[str, str], delimiter: str = ",", **how
     assert set(values) <= set(names)
     rows = [names, [values.get(name, "x") for name in names]]
     path.write_text("\n".join(delimiter.join(row) for row in rows) + "\n")
-    (record,) = readers.read(path, Settings(**how))
+    (record,) = readers.read(path, ReadSettings(**how))
     return record
 
 
@@ -108,8 +108,8 @@ def test_a_users_columns_go_before_the_usual_names_in_every_format(tmp_path):
 def test_only_a_header_is_read_to_know_the_metadata(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,vh,Binds to,\n")
-    assert readers.metadata_columns(path, Settings()) == ["Binds to"]
-    assert readers.metadata_columns(path, Settings(metadata=["binds_to"])) == ["Binds to"]
+    assert readers.metadata_columns(path, ReadSettings()) == ["Binds to"]
+    assert readers.metadata_columns(path, ReadSettings(metadata=["binds_to"])) == ["Binds to"]
 
 
 def test_names_are_compared_without_case_blanks_and_punctuation():
@@ -120,8 +120,8 @@ def test_the_documentation_lists_every_column_that_can_be_named(root):
     text = (root / "docs" / "formats.md").read_text()
     schema = yaml.safe_load((root / "workflow" / "schemas" / "config.schema.yaml").read_text())
     columns = schema["properties"]["sequences"]["properties"]["columns"]["properties"]
-    assert set(columns) < set(KNOWN)
+    assert set(columns) < set(USUAL_NAMES)
     for key in columns:
         (row,) = [line for line in text.splitlines() if line.startswith(f"| {key} |")]
         for name in row.split("|")[2].split(":")[0].split(","):
-            assert plain(name.split("(")[0]) in KNOWN[key], name
+            assert plain(name.split("(")[0]) in USUAL_NAMES[key], name

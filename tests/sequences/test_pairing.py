@@ -4,7 +4,7 @@ import pytest
 from antibody_sae.io import InputError
 from antibody_sae.sequences import chunks
 from antibody_sae.sequences.columns import side_of
-from antibody_sae.sequences.records import Settings
+from antibody_sae.sequences.records import ReadSettings
 
 HEAVY = (
     "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDY"
@@ -20,7 +20,7 @@ DNA = "".join(CODON[residue] for residue in HEAVY)
 
 def read(path, text: str, **how):
     path.write_text(text)
-    return list(chunks.antibodies([str(path)], Settings(**{"chains": "HL"} | how), ["human"], (90, 200)))
+    return list(chunks.antibodies([str(path)], ReadSettings(**{"chains": "HL"} | how), ["human"], (90, 200)))
 
 
 def cells(path, rows: list[tuple], columns: str = "cell_id,sequence_aa,umis", **how):
@@ -93,9 +93,9 @@ def test_joined_by_order_the_files_must_be_as_long(tmp_path):
         (tmp_path / name).write_text("".join(f">{i}\n{HEAVY if name == 'h' else LIGHT}\n" for i in range(n)))
     paths = [str(tmp_path / name) for name in "hl"]
     with pytest.raises(InputError, match="one ends after 2 records"):
-        list(chunks.antibodies(paths, Settings(chains="HL", join="order"), ["human"], (90, 200)))
+        list(chunks.antibodies(paths, ReadSettings(chains="HL", join="order"), ["human"], (90, 200)))
     with pytest.raises(InputError, match=r"sequences\.join: order takes files two by two"):
-        chunks._scopes(paths[:1], Settings(join="order"))
+        chunks._scopes(paths[:1], ReadSettings(join="order"))
 
 
 @pytest.mark.parametrize(

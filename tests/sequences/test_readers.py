@@ -14,7 +14,7 @@ from antibody_sae.antibody import RESIDUES
 from antibody_sae.io import InputError
 from antibody_sae.sequences import chunks, pairing, readers
 from antibody_sae.sequences import records as cleaning
-from antibody_sae.sequences.records import Settings
+from antibody_sae.sequences.records import ReadSettings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +35,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 def read(path, **how) -> list[readers.Record]:
     """As a run reads it: numbered, cut to the variable domain, paired."""
-    return list(chunks.antibodies([path], Settings(**how), ["human"], (1, 1000)))
+    return list(chunks.antibodies([path], ReadSettings(**how), ["human"], (1, 1000)))
 
 
 def only(records: list[readers.Record]) -> readers.Record:
@@ -163,7 +163,7 @@ def test_airr_nucleotides_are_translated_in_frame(tmp_path):
         {"v_call": "IGHV1", "sequence_alignment": NUCLEOTIDES[:9] + "TAA" + NUCLEOTIDES[12:]},
         {"v_call": "IGHV1", "sequence_alignment": NUCLEOTIDES[:9] + "NNN" + NUCLEOTIDES[12:]},
     ]
-    records = list(readers.read(airr(tmp_path / "r.tsv", rows), Settings()))  # too short to be numbered
+    records = list(readers.read(airr(tmp_path / "r.tsv", rows), ReadSettings()))  # too short to be numbered
     assert [r.heavy for r in records[:2]] == ["EVQLVESGGGLVQPGGSLRL", "QLVESGGGLVQPGGSLRL"]
     assert [r.reason for r in records[2:]] == ["heavy chain: stop codon", "heavy chain: ambiguous residue: X"]
 
@@ -420,7 +420,7 @@ def test_fuzz_rows_in_are_records_out(tmp_path, rows, delimiter, chains):
     writer.writerows([("id", "vh", "vl"), *rows])
     path = tmp_path / "fuzz.csv"
     path.write_bytes(text.getvalue().encode())
-    how = Settings(chains=chains, format="csv" if delimiter == "," else "tsv")
+    how = ReadSettings(chains=chains, format="csv" if delimiter == "," else "tsv")
     records = list(readers.read(path, how))
     assert len(records) == len(rows)
     for record, (name, *pair) in zip(records, rows, strict=True):

@@ -81,7 +81,7 @@ def design_uses(asked, kind):
     return kind in kinds and not asked["latents"]
 
 
-def design_branches(asked):
+def design_sae_folders(asked):
     """Folders of the SAEs that a design may draw on: the one it names, the first where it names latents, else all of one
     seed."""
     names = [asked["sae"]] if asked["sae"] else list(SAES)[:1] if asked["latents"] else list(SAES)
@@ -94,7 +94,7 @@ def design_files_of(stage, name, used):
     def paths(wildcards):
         asked = config["designs"][wildcards.design]
         folder = f"{OUT}/{stage}/layer{asked['layer'] or LAYERS[0]}"
-        return [f"{folder}/{branch}/{name}" for branch in design_branches(asked)] if used(asked) else []
+        return [f"{folder}/{branch}/{name}" for branch in design_sae_folders(asked)] if used(asked) else []
 
     return paths
 

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jsonschema
 import yaml
@@ -19,13 +19,17 @@ from antibody_sae import species
 from antibody_sae.io import InputError
 from antibody_sae.models import presets
 
+if TYPE_CHECKING:
+    from antibody_sae.sections import Config, SAESection
+
 LIBRARY = Path(__file__).parent
 SCHEMA = LIBRARY.parents[1] / "schemas" / "config.schema.yaml"
 
 
 @cache
 def _schema() -> dict[str, Any]:
-    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    schema: dict[str, Any] = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    return schema
 
 
 def _resolve(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -70,10 +74,12 @@ def _message(error: Any) -> str:
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known) or 'none'}"
             hints.append(f"unknown key {whole!r}; {REMOVED.get(whole, hint)}")
         return "; ".join(hints)
+    if error.validator == "oneOf" and "description" in error.schema:
+        return f"{place}: not {error.instance!r}. {error.schema['description']}"
     return f"{place or 'the whole file'}: {error.message}"
 
 
-def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+def complete(config: Mapping[str, Any]) -> Config:
     """The configuration with every default filled in, checked as far as no job is needed.
 
     Raises InputError that lists every mistake by its key, with a suggestion where one is near.
@@ -92,13 +98,13 @@ def complete(config: Mapping[str, Any]) -> dict[str, Any]:
         raise InputError("config: " + "\n        ".join(_message(e) for e in errors))
     _fill(full, _schema())
     full["sequences"].setdefault("complete", full["sequences"]["source"] == "generate")
-    mistakes = list(_mistakes(full))
+    mistakes = list(_mistakes(cast("Config", full)))
     if mistakes:
         raise InputError("config: " + "\n        ".join(mistakes))
     train = full["saes"]["train"]
-    full = _canonical(full)
+    full = dict(_canonical(full))
     full["saes"]["train"] = {name: full["saes"]["train"][name] for name in train}  # their order is the user's
-    return full
+    return cast("Config", full)
 
 
 def _canonical(value: Any) -> Any:
@@ -108,7 +114,7 @@ def _canonical(value: Any) -> Any:
     return value
 
 
-def _mistakes(config: Mapping[str, Any]) -> Iterator[str]:
+def _mistakes(config: Config) -> Iterator[str]:
     spec = presets.resolve(config["model"])
     layers = presets.layer_count(spec)
     for layer in config["activations"]["layers"]:
@@ -132,7 +138,7 @@ def _mistakes(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"saes.train.{name}: k {sae['k']} > latents {sae['latents']}"
 
 
-def _mistakes_of_targets(config: Mapping[str, Any], chain: str) -> Iterator[str]:
+def _mistakes_of_targets(config: Config, chain: str) -> Iterator[str]:
     """Targets that nothing written in one passage can have; `chain` is H, L or, where that holds both, HL."""
     named = config["steering"]["targets"]
     other = {"H": ("=IGK", "=IGL", "=L", "=K"), "L": ("=IGH", "=H")}.get(chain, ())
@@ -151,7 +157,7 @@ def _mistakes_of_targets(config: Mapping[str, Any], chain: str) -> Iterator[str]
                 )
 
 
-def _mistakes_of_pairs(config: Mapping[str, Any]) -> Iterator[str]:
+def _mistakes_of_pairs(config: Config) -> Iterator[str]:
     """Of pairs whose chains the model reads, and steering so writes, one at a time."""
     from antibody_sae.concepts import catalogue  # pandas takes half a second, and few runs need this
 
@@ -171,13 +177,13 @@ def _mistakes_of_pairs(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"designs: {why}; design in a run of its own, with sequences.chains: H or L"
 
 
-def passages(config: Mapping[str, Any]) -> list[str]:
+def passages(config: Config) -> list[str]:
     """What the model reads and writes of an antibody: `["HL"]`, or its chains one at a time, `["H", "L"]`."""
     chains = config["sequences"]["chains"]
     return [chains] if chains in presets.resolve(config["model"]).templates else list(chains)
 
 
-def saes(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def saes(config: Config) -> dict[str, SAESection]:
     """Settings of each SAE by name: defaults, then saes.shared, then its own entry of saes.train."""
     defaults = {key: part["default"] for key, part in _schema()["$defs"]["sae"]["properties"].items()}
     return {name: {**defaults, **config["saes"]["shared"], **own} for name, own in config["saes"]["train"].items()}

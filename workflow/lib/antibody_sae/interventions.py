@@ -138,7 +138,7 @@ class Intervention:
         return 0.0 if self.vector is None else float(self.vector.norm())
 
 
-def _latents(sae: SAE, strengths: Mapping[int | str, float]) -> dict[int, float]:
+def _latents(sae: SAE, strengths: Mapping[int, float] | Mapping[str, float]) -> dict[int, float]:
     """{latent: strength} with numbers for names (configurations and JSON have "29"), and each of them usable."""
     latents: dict[int, float] = {}
     for name, strength in strengths.items():
@@ -151,7 +151,7 @@ def _latents(sae: SAE, strengths: Mapping[int | str, float]) -> dict[int, float]
     return latents
 
 
-def push(sae: SAE, strengths: Mapping[int | str, float], where: Where = Where()) -> Intervention:
+def push(sae: SAE, strengths: Mapping[int, float] | Mapping[str, float], where: Where = Where()) -> Intervention:
     """Add latents: {latent: multiple of its largest activation}. Raises InputError for latents that cannot be used."""
     latents = _latents(sae, strengths)
     vector = torch.zeros(sae.d_model)
@@ -161,7 +161,7 @@ def push(sae: SAE, strengths: Mapping[int | str, float], where: Where = Where())
     return Intervention(vector=vector if latents else None, where=where)
 
 
-def clamp(sae: SAE, strengths: Mapping[int | str, float], where: Where = Where()) -> Intervention:
+def clamp(sae: SAE, strengths: Mapping[int, float] | Mapping[str, float], where: Where = Where()) -> Intervention:
     """Clamp latents: {latent: multiple of its largest activation}. Raises InputError as `push` does."""
     values = {latent: float(s * sae.max_activation[latent]) for latent, s in _latents(sae, strengths).items()}
     return Intervention(clamp=Clamp(sae, values) if values else None, where=where)

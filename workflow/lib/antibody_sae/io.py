@@ -165,7 +165,8 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pd.DataF
         names = pq.read_schema(path).names
         if lost := set(columns or ()) - set(names):
             raise lacking(path, lost, names)
-        return pq.read_table(path, columns=columns, page_checksum_verification=True).to_pandas()
+        table: pd.DataFrame = pq.read_table(path, columns=columns, page_checksum_verification=True).to_pandas()
+        return table
     except MemoryError:  # pyarrow's is one of its own errors too: the file is not at fault
         raise
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:

@@ -54,7 +54,7 @@ def share_compiled() -> None:
     """
     from numba.core.caching import IndexDataCacheFile
 
-    save = IndexDataCacheFile.save
+    save: Any = IndexDataCacheFile.save
 
     def locked(cache: Any, key: Any, data: Any) -> None:
         with suppress(OSError), open(f"{cache._index_path}.lock", "w") as lock:
@@ -73,7 +73,7 @@ def job(snakemake: Any) -> Iterator[None]:
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     with open(snakemake.log[0], "w", encoding="utf-8") as log:
         name = " ".join([snakemake.rule, *map(str, snakemake.wildcards)])
-        screen, sys.stderr = sys.stderr, _Tee(sys.stderr, log, name)  # type: ignore[assignment]
+        screen, sys.stderr = sys.stderr, _Tee(sys.stderr, log, name)
         try:
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(snakemake.threads)

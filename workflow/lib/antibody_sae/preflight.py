@@ -13,18 +13,22 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from antibody_sae.config import passages, saes
 from antibody_sae.io import InputError, read_json, write_json
 from antibody_sae.sequences import readers
+from antibody_sae.sequences.records import ReadSettings
 
-RESIDUES = {"H": 121, "L": 108, "HL": 229}
+if TYPE_CHECKING:
+    from antibody_sae.sections import Config
+
+MEAN_RESIDUES = {"H": 121, "L": 108, "HL": 229}
 """Mean residues of a human antibody by its chains; only an estimate is made of it."""
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _BOUND = 1.2
@@ -53,7 +57,7 @@ class Rates:
     """Seconds, not a rate: until a job has imported torch and loaded the model."""
 
 
-def measure(config: Mapping[str, Any]) -> Rates:
+def measure(config: Config) -> Rates:
     """Probe the rates that decide a run's time, in the run's own number format, and say on stderr what they are.
 
     Each probe does growing pieces of work for at most _BOUND seconds; what is compiled comes before its clock starts.
@@ -104,7 +108,7 @@ def measure(config: Mapping[str, Any]) -> Rates:
 
     model.generate(2, chains=chains, max_residues=1, batch_size=2)  # compiles
     generated = _rate(generate, [(2, 2), (8, 4), (32, 8), (128, 16), (128, 60), (128, 120)])
-    _say(f"generates {generated / RESIDUES[chains]:.1f} sequences a second and thread")
+    _say(f"generates {generated / MEAN_RESIDUES[chains]:.1f} sequences a second and thread")
     anarci.number([heavy or light or ""], config["numbering"]["species"])  # the first call loads the profiles
     numbered = _rate(number, [4, 16, 64])
     _say(f"numbers {numbered:.0f} chains a second and thread")
@@ -121,7 +125,7 @@ def measure(config: Mapping[str, Any]) -> Rates:
     train(16)  # compiles the kernels
     trained = _rate(train, [min(n, settings.batch_size) for n in (64, 256, 1024, *[settings.batch_size] * 3)])
     _say(f"trains on {trained:,.0f} tokens a second and thread")
-    return Rates(generated / RESIDUES[chains], harvested, numbered, trained, start)
+    return Rates(generated / MEAN_RESIDUES[chains], harvested, numbered, trained, start)
 
 
 def _say(text: str) -> None:
@@ -146,7 +150,7 @@ def _rate(work: Callable[[Any], int], sizes: Sequence[Any]) -> float:
     return rate
 
 
-def count_antibodies(config: Mapping[str, Any]) -> int:
+def count_antibodies(config: Config) -> int:
     """Antibodies that the run starts from; for files an estimate from the length of their first megabyte's lines."""
     sequences = config["sequences"]
     if sequences["source"] == "generate":
@@ -154,12 +158,12 @@ def count_antibodies(config: Mapping[str, Any]) -> int:
     return sum(_records(Path(p)) for p in readers.find(sequences["paths"]))
 
 
-def check_columns(config: Mapping[str, Any]) -> None:
+def check_columns(config: Config) -> None:
     """Raise InputError where the files' headers lack what sequences or concepts.metadata name: nothing else is read."""
     sequences = config["sequences"]
     have = {"source", "log_likelihood", "n_duplicates"}
     if sequences["source"] == "file":
-        how = readers.Settings.of(sequences)
+        how = ReadSettings.of(sequences)
         have |= {"id"}.union(*(readers.metadata_columns(path, how) for path in readers.find(sequences["paths"])))
     for column in config["concepts"]["metadata"]:
         if column not in have:
@@ -187,7 +191,7 @@ def _records(path: Path) -> int:
     return max(1, round(lines * max(1.0, size / max(1, consumed))))
 
 
-def steered(config: Mapping[str, Any]) -> int:
+def steered(config: Config) -> int:
     """About how many sequences the steering stage writes (fewer where criteria agree on a latent)."""
     steering = config["steering"]
     parts = len(passages(config))  # chains of a pair that are written one at a time have controls of their own
@@ -209,12 +213,12 @@ def steered(config: Mapping[str, Any]) -> int:
     return int(len(config["activations"]["layers"]) * layer)
 
 
-def estimate(config: Mapping[str, Any], rates: Rates, cores: int, d_model: int) -> tuple[str, int]:
+def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[str, int]:
     """The table, and the bytes that the run will write."""
     n = count_antibodies(config)
     sequences, activations = config["sequences"], config["activations"]
     chains = sequences["chains"]
-    tokens = n * RESIDUES[chains]
+    tokens = n * MEAN_RESIDUES[chains]
     kept = min(tokens, activations["max_tokens"] or tokens)
     per_layer = kept * (d_model * _BYTES[activations["dtype"]] + 8)
     layers = len(activations["layers"])
@@ -243,7 +247,7 @@ def estimate(config: Mapping[str, Any], rates: Rates, cores: int, d_model: int) 
     total = layers * per_layer + tokens * 40  # a residue's row in the tables
     lines = [
         f"antibodies        {n:>14,}" + ("" if sequences["source"] == "generate" else "  (estimated from the files)"),
-        f"tokens            {tokens:>14,}  ({RESIDUES[chains]} residues an antibody)",
+        f"tokens            {tokens:>14,}  ({MEAN_RESIDUES[chains]} residues an antibody)",
         f"activations       {per_layer / 1e9:>14.2f}  GB a layer, {layers} layer{'s' if layers > 1 else ''}"
         + (f", {kept:,} residues kept" if kept < tokens else ""),
     ]
@@ -261,7 +265,7 @@ def _duration(seconds: float) -> str:
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:,.1f} days"
 
 
-def check(config: Mapping[str, Any], cores: int, folder: str | Path) -> str:
+def check(config: Config, cores: int, folder: str | Path) -> str:
     """The table for a run that will live in `folder`; rates are kept there and measured once a model and SAE shape.
 
     Raises InputError where a column is named that is not there, or the disk has less room than the run will take.

@@ -8,8 +8,11 @@ is not known is None, never a default: the caller counts it, or asks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import SequencesSection
 
 _WORDS = {
     "human": ("homo sapiens", "homsap", "9606", "humans", "h sapiens"),
@@ -68,9 +71,7 @@ def tag(name: str, offered: Sequence[str]) -> str | None:
     return next((word for word in alike if word in offered), None)
 
 
-def mistakes(
-    sequences: Mapping[str, Any], numbered: Sequence[str], model: str, offered: Sequence[str]
-) -> Iterator[str]:
+def mistakes(sequences: SequencesSection, numbered: Sequence[str], model: str, offered: Sequence[str]) -> Iterator[str]:
     """What cannot work of a configuration's species, before any job: `sequences` is its section, `numbered` are
     numbering.species, `offered` the species tags of the model (empty where it has none)."""
     name = sequences["species"]

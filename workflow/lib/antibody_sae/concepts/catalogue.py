@@ -9,17 +9,20 @@ concept means the same everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from antibody_sae.antibody import REGIONS
 from antibody_sae.io import InputError
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import ConceptsSection, MetadataColumn
 
 CLASSES = {
     # IMGT's physico-chemical classes (Pommie et al., J. Mol. Recognit. 17:17, 2004), and the aromatic side chains
@@ -57,7 +60,7 @@ class Block:
     chains: pd.DataFrame
     residues: pd.DataFrame
     """All residues of `antibodies`."""
-    settings: Mapping[str, Any]
+    settings: ConceptsSection
     """The section `concepts:` of the configuration."""
 
     @cached_property
@@ -80,12 +83,12 @@ class Block:
         """[residues] 0, 1, ... one number a chain."""
         return np.cumsum(self.residues["position"].to_numpy() == 0) - 1
 
-    def following(self, k: int) -> np.ndarray:
-        """[residues] the residue k places on in the same chain, "" beyond its end."""
+    def following(self, places: int) -> np.ndarray:
+        """[residues] the residue so many places on in the same chain, "" beyond its end."""
         out = np.full(len(self.letter), "", dtype=object)
-        if k < len(out):
-            same = self.chain_number[k:] == self.chain_number[: len(out) - k]
-            out[: len(out) - k] = np.where(same, self.letter[k:], "")
+        if places < len(out):
+            same = self.chain_number[places:] == self.chain_number[: len(out) - places]
+            out[: len(out) - places] = np.where(same, self.letter[places:], "")
         return out
 
 
@@ -118,13 +121,13 @@ def _motifs(b: Block) -> list[pd.Series]:
     found = []
     for name, pattern in MOTIFS.items():
         start = np.ones(len(b.letter), bool)
-        for k, allowed in enumerate(pattern):
-            residue = pd.Series(b.following(k))
+        for place, allowed in enumerate(pattern):
+            residue = pd.Series(b.following(place))
             match = residue.isin(list(allowed.lstrip("^"))).to_numpy()
             start &= (~match if allowed[0] == "^" else match) & (residue != "").to_numpy()
         inside = start.copy()
-        for k in range(1, len(pattern)):
-            inside[k:] |= start[: len(start) - k]
+        for place in range(1, len(pattern)):
+            inside[place:] |= start[: len(start) - place]
         found.append(_texts(inside, name))
     extra = (b.letter == "C") & (b.imgt > 0) & ~np.isin(b.imgt, (23, 104))
     return [*found, _texts(extra, "extra-cysteine")]
@@ -223,7 +226,7 @@ def split_values(values: pd.Series, separator: str | None) -> pd.Series:
     )
 
 
-def _metadata(column: str, entry: Mapping[str, Any]) -> Callable[[Block], Labelled]:
+def _metadata(column: str, entry: MetadataColumn) -> Callable[[Block], Labelled]:
     def label(b: Block) -> Labelled:
         values = metadata_values(b.antibodies, column)
         if entry.get("bins"):
@@ -231,7 +234,7 @@ def _metadata(column: str, entry: Mapping[str, Any]) -> Callable[[Block], Labell
         if not entry.get("split"):
             return values
         lists = split_values(values, entry["split"])
-        return [lists.str.get(k) for k in range(int(lists.str.len().max()) if lists.notna().any() else 0)]
+        return [lists.str.get(i) for i in range(int(lists.str.len().max()) if lists.notna().any() else 0)]
 
     return label
 
@@ -376,7 +379,7 @@ PAIRS = Group(
 BY_NAME = {group.name: group for group in (*GROUPS, PAIRS)}
 
 
-def groups(settings: Mapping[str, Any]) -> list[Group]:
+def groups(settings: ConceptsSection) -> list[Group]:
     """All groups of a run, metadata columns included."""
     for column in BY_NAME.keys() & set(settings["metadata"]):
         raise InputError(
@@ -385,7 +388,7 @@ def groups(settings: Mapping[str, Any]) -> list[Group]:
     return [*GROUPS, *(_column(name, entry or {}) for name, entry in settings["metadata"].items())]
 
 
-def _column(name: str, entry: Mapping[str, Any]) -> Group:
+def _column(name: str, entry: MetadataColumn) -> Group:
     """A column of the input as a group."""
     return Group(
         name, "antibody", _metadata(name, entry), "column of the input",

@@ -20,7 +20,7 @@ _BLOCK = 65_536
 
 
 @dataclass(frozen=True)
-class Block:
+class CodeBlock:
     """Whole clusters of one split."""
 
     codes: Csr
@@ -70,7 +70,7 @@ class CodeFile:
         size = self._record.itemsize
         return np.frombuffer(os.pread(self._file.fileno(), n * size, int(self._start[antibody]) * size), self._record)
 
-    def blocks(self, split: int) -> Iterator[Block]:
+    def blocks(self, split: int) -> Iterator[CodeBlock]:
         """The split's antibodies, cluster by cluster; a block ends with a cluster."""
         mine = np.flatnonzero((self.labels.split == split) & (self._stop > self._start))
         mine = mine[np.argsort(self.labels.cluster[mine], kind="stable")]
@@ -84,7 +84,7 @@ class CodeFile:
                 here = slice(bounds[first], b)
                 records = np.concatenate([self.read(int(i)) for i in mine[here]])
                 spans = [self.ids[self._start[i] : self._stop[i]] for i in mine[here]]
-                yield Block(
+                yield CodeBlock(
                     codes_csr(records["indices"], records["values"]),
                     np.concatenate(spans),
                     mine[here],
@@ -118,4 +118,5 @@ def partner_residues(labels: Labels, ids: Ints, owner: Ints, partner: Ints, heav
 def heavy_lengths(labels: Labels) -> Ints:
     """[antibodies] number of heavy-chain residues."""
     light = np.concatenate([[0], np.cumsum(labels.light, dtype=np.int64)])
-    return labels.length - (light[labels.first + labels.length] - light[labels.first])
+    heavy: Ints = labels.length - (light[labels.first + labels.length] - light[labels.first])
+    return heavy

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,9 @@ from antibody_sae.io import (
     write_safetensors,
 )
 
+if TYPE_CHECKING:
+    from antibody_sae.sections import ConceptsSection, MetadataColumn
+
 PAIR_SHARE = (0.05, 0.95)
 """A residue is a concept at a position where its training share is in this range; above, the position says it."""
 MOST_VALUES = 50
@@ -41,20 +44,20 @@ _FEW_NUMBERS = 10
 """A column of numbers with more different ones than this is binned."""
 
 
-def settle_metadata(run: str | Path, settings: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def settle_metadata(run: str | Path, settings: ConceptsSection) -> tuple[ConceptsSection, list[str]]:
     """`settings` with bins for the columns of numbers that have none, and without the columns that are no concept.
 
     A column is none where fewer antibodies than `min_clusters` have a value, where all have the same one, or where
     nearly every value is another one; the list says which and why. Bins are the quartiles of the training split.
     Raises InputError for a column that is not there.
     """
-    chosen: dict[str, Any] = {}
+    chosen: dict[str, MetadataColumn | None] = {}
     said: list[str] = []
     if settings["metadata"]:
         splits = read_parquet(Path(run) / "splits" / "antibodies.parquet", ["antibody_id", "split"])
         table = read_parquet(Path(run) / "sequences" / "antibodies.parquet").merge(splits, on="antibody_id")
-    for column, entry in settings["metadata"].items():
-        entry = dict(entry or {})
+    for column, given in settings["metadata"].items():
+        entry: MetadataColumn = {**(given or {})}
         values = metadata_values(table, column)
         each = split_values(values, entry.get("split")).explode().dropna()
         numbers = pd.to_numeric(each, errors="coerce")
@@ -100,7 +103,7 @@ def _csr(columns: list[np.ndarray], rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def label(
-    blocks: Iterator[Block], settings: Mapping[str, Any], pairs: list[str] | None = None, also: Sequence[str] = ()
+    blocks: Iterator[Block], settings: ConceptsSection, pairs: list[str] | None = None, also: Sequence[str] = ()
 ) -> tuple[Labels, pd.DataFrame]:
     """Label antibodies block by block.
 
@@ -112,7 +115,7 @@ def label(
     widths: dict[str, list[np.ndarray]] = {"residue": [], "antibody": []}
     entries: dict[str, list[np.ndarray]] = {"residue": [], "antibody": []}
     parts: dict[str, list[np.ndarray]] = {
-        k: [] for k in ("position", "region", "letter", "light", "length", "split", "cluster", "rows", "ids")
+        name: [] for name in ("position", "region", "letter", "light", "length", "split", "cluster", "rows", "ids")
     }
     chosen = groups(settings)
     for b in blocks:
@@ -138,7 +141,7 @@ def label(
         parts["cluster"].append(b.antibodies["cluster_id"].to_numpy(np.int64))
         parts["rows"].append(b.residues["residue_id"].to_numpy(np.int64))
         parts["ids"].append(b.antibodies["antibody_id"].to_numpy(dtype=str))
-    joined = {k: np.concatenate(v) if v else np.empty(0, np.int64) for k, v in parts.items()}
+    joined = {name: np.concatenate(part) if part else np.empty(0, np.int64) for name, part in parts.items()}
     places = [name.removeprefix("=") for name in place_names.number]
     order = sorted(range(len(places)), key=lambda p: _place_key(places[p]))
     rank = np.empty(len(places) + 1, np.int16)
@@ -189,7 +192,7 @@ def label(
     return _limit_metadata(labels, settings), table
 
 
-def _limit_metadata(labels: Labels, settings: Mapping[str, Any]) -> Labels:
+def _limit_metadata(labels: Labels, settings: ConceptsSection) -> Labels:
     """Keep the most frequent values of each metadata column: one of unique values would make a concept of each row."""
     counts = np.bincount(labels.antibody.idx, minlength=len(labels.antibody_names))
     keep = np.ones(len(counts), bool)
@@ -202,7 +205,7 @@ def _limit_metadata(labels: Labels, settings: Mapping[str, Any]) -> Labels:
     rows = np.repeat(np.arange(labels.antibody.rows), np.diff(labels.antibody.ptr))[number >= 0]
     matrix = _matrix(np.bincount(rows, minlength=labels.antibody.rows), number[number >= 0])
     return replace(
-        labels, antibody=matrix, antibody_names=[n for n, k in zip(labels.antibody_names, keep, strict=True) if k]
+        labels, antibody=matrix, antibody_names=[n for n, kept in zip(labels.antibody_names, keep, strict=True) if kept]
     )
 
 
@@ -232,7 +235,7 @@ def _pair_codes(
         fits = ((share >= PAIR_SHARE[0]) & (share <= PAIR_SHARE[1])).ravel()
         best = np.argsort(-np.where(fits, counts.ravel(), -1), kind="stable")[:most]
         wanted = [
-            f"{PAIRS.name}={positions[k // len(RESIDUES)]}:{RESIDUES[k % len(RESIDUES)]}" for k in best if fits[k]
+            f"{PAIRS.name}={positions[i // len(RESIDUES)]}:{RESIDUES[i % len(RESIDUES)]}" for i in best if fits[i]
         ]
         wanted = list(dict.fromkeys([*wanted, *also]))
     else:
@@ -247,7 +250,7 @@ def _pair_codes(
     return table[np.where(inside, key, size)]
 
 
-def read_blocks(run: str | Path, settings: Mapping[str, Any], rows: int = 1_000_000) -> Iterator[Block]:
+def read_blocks(run: str | Path, settings: ConceptsSection, rows: int = 1_000_000) -> Iterator[Block]:
     """The antibodies of splits/antibodies.parquet with their residues, about `rows` residues at a time."""
     run = Path(run)
     antibodies = read_parquet(run / "splits" / "antibodies.parquet")
@@ -280,9 +283,7 @@ def read_blocks(run: str | Path, settings: Mapping[str, Any], rows: int = 1_000_
         )
 
 
-def _block(
-    antibodies: pd.DataFrame, chains: pd.DataFrame, residues: pd.DataFrame, settings: Mapping[str, Any]
-) -> Block:
+def _block(antibodies: pd.DataFrame, chains: pd.DataFrame, residues: pd.DataFrame, settings: ConceptsSection) -> Block:
     ids = residues["antibody_id"].unique()
     mine = antibodies[antibodies["antibody_id"].isin(ids)]
     order = pd.Series(np.arange(len(ids)), index=ids)
@@ -291,7 +292,7 @@ def _block(
     return Block(mine, chains[chains["antibody_id"].isin(mine["antibody_id"])], residues, settings)
 
 
-def save(labels: Labels, table: pd.DataFrame, settings: Mapping[str, Any], folder: str | Path) -> pd.DataFrame:
+def save(labels: Labels, table: pd.DataFrame, settings: ConceptsSection, folder: str | Path) -> pd.DataFrame:
     """Write labels.safetensors (integers), labels.json (names, hash), concepts.parquet (support; returned)."""
     folder = Path(folder)
     tensors = {
@@ -301,7 +302,9 @@ def save(labels: Labels, table: pd.DataFrame, settings: Mapping[str, Any], folde
         "first": labels.first, "length": labels.length, "split": labels.split, "cluster": labels.cluster,
         "position": labels.position, "region": labels.region, "letter": labels.letter, "light": labels.light,
     }  # fmt: skip
-    digest = write_safetensors({k: np.ascontiguousarray(v) for k, v in tensors.items()}, folder / "labels.safetensors")
+    digest = write_safetensors(
+        {name: np.ascontiguousarray(array) for name, array in tensors.items()}, folder / "labels.safetensors"
+    )
     names = {"residue": labels.residue_names, "antibody": labels.antibody_names, "positions": labels.positions}
     write_json(
         {"format": 1, "sha256": digest, "regions": list(SIDED_REGIONS), "residues": RESIDUES, **names},
@@ -324,5 +327,5 @@ def load(folder: str | Path) -> Labels:
     return Labels(
         ids, header["residue"], header["antibody"], header["positions"],
         Csr(t["residue.ptr"], t["residue.idx"], none), Csr(t["antibody.ptr"], t["antibody.idx"], none),
-        *(t[k] for k in ("first", "length", "split", "cluster", "position", "region", "letter", "light")),
+        *(t[name] for name in ("first", "length", "split", "cluster", "position", "region", "letter", "light")),
     )  # fmt: skip

@@ -27,7 +27,8 @@ def residues_of(labels: Labels, antibodies: Ints) -> Ints:
     """residue_ids of some antibodies, one after the other."""
     length = labels.length[antibodies]
     starts = np.cumsum(length) - length
-    return np.arange(length.sum()) + np.repeat(labels.first[antibodies] - starts, length)
+    ids: Ints = np.arange(length.sum()) + np.repeat(labels.first[antibodies] - starts, length)
+    return ids
 
 
 @dataclass(frozen=True)

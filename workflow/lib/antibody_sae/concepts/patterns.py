@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from antibody_sae.antibody import RESIDUES, SIDED_REGIONS
-from antibody_sae.concepts.codes import Block, CodeFile
+from antibody_sae.concepts.codes import CodeBlock, CodeFile
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.concepts.rows import Csr, Floats, Ints, codes_csr
 
@@ -29,8 +29,8 @@ def _profile(ptr, idx, val, place, region, letter, by_place, by_region, by_lette
 
 @njit(cache=True, nogil=True)
 def _span(ptr, idx, val, offsets, antibodies, active, extent):  # type: ignore[no-untyped-def]
-    k = len(antibodies)
-    stamp, first, last = np.full(k, -1, np.int64), np.zeros(k, np.int64), np.zeros(k, np.int64)
+    latents = len(antibodies)
+    stamp, first, last = np.full(latents, -1, np.int64), np.zeros(latents, np.int64), np.zeros(latents, np.int64)
     for a in range(len(offsets) - 1):
         for i in range(offsets[a], offsets[a + 1]):
             for e in range(ptr[i], ptr[i + 1]):
@@ -49,9 +49,9 @@ def _span(ptr, idx, val, offsets, antibodies, active, extent):  # type: ignore[n
 
 @njit(cache=True, nogil=True)
 def _top(ptr, idx, val, antibodies, clusters, top_value, top_antibody):  # type: ignore[no-untyped-def]
-    k, depth = top_value.shape
-    stamp, best, who = np.full(k, -1, np.int64), np.zeros(k, np.float32), np.zeros(k, np.int64)
-    seen = np.empty(k, np.int64)
+    latents, depth = top_value.shape
+    stamp, best, who = np.full(latents, -1, np.int64), np.zeros(latents, np.float32), np.zeros(latents, np.int64)
+    seen = np.empty(latents, np.int64)
     for g in range(len(clusters) - 1):
         n = 0
         for a in range(clusters[g], clusters[g + 1]):
@@ -97,12 +97,12 @@ class Patterns:
         for total, place in zip(self.residues, at, strict=True):
             total += np.bincount(place, minlength=len(total))
 
-    def add_antibodies(self, block: Block) -> None:
+    def add_antibodies(self, block: CodeBlock) -> None:
         """Add whole antibodies."""
         _span(*block.codes, block.offsets, self.antibodies, self.active, self.extent)
         self.total += len(block.ids), len(block.antibodies)
 
-    def add_examples(self, block: Block, largest: Csr) -> None:
+    def add_examples(self, block: CodeBlock, largest: Csr) -> None:
         """Add whole clusters to the search for top-activating antibodies; `largest` [antibodies] is their max-pool."""
         _top(*largest, block.antibodies, block.clusters, self.top_value, self.top_antibody)
 

@@ -19,10 +19,10 @@ _LOWEST = (127 - OCTAVES_BELOW) * MANTISSA
 
 
 @njit(cache=True, nogil=True)
-def pool(ptr, idx, val, offsets, k):  # type: ignore[no-untyped-def]
+def pool(ptr, idx, val, offsets, columns):  # type: ignore[no-untyped-def]
     """Max- and mean-pool rows offsets[a]:offsets[a + 1]: (ptr, idx, max, mean); the mean counts inactive rows as 0."""
     count = 0
-    stamp = np.full(k, -1, np.int64)
+    stamp = np.full(columns, -1, np.int64)
     for a in range(len(offsets) - 1):
         for e in range(ptr[offsets[a]], ptr[offsets[a + 1]]):
             if val[e] > 0 and stamp[idx[e]] != a:
@@ -31,7 +31,7 @@ def pool(ptr, idx, val, offsets, k):  # type: ignore[no-untyped-def]
     out_ptr = np.zeros(len(offsets), np.int64)
     out_idx, out_max, total = np.empty(count, np.int32), np.empty(count, np.float32), np.empty(count, np.float64)
     stamp[:] = -1
-    slot = np.zeros(k, np.int64)
+    slot = np.zeros(columns, np.int64)
     n = 0
     for a in range(len(offsets) - 1):
         for e in range(ptr[offsets[a]], ptr[offsets[a + 1]]):
@@ -63,7 +63,8 @@ def raise_maximum(idx, val, best):  # type: ignore[no-untyped-def]
 def rank_bins(matrix: Csr, scale: Floats) -> Ints:
     """The rank bin [entries] of each value: the upper half of a float32's bits orders positive floats."""
     ratio = matrix.val / np.maximum(scale, np.finfo(np.float32).tiny).astype(np.float32)[matrix.idx]
-    return np.clip((ratio.view(np.int32) >> 16) - _LOWEST, 0, RANK_BINS - 1).astype(np.int16)
+    bins: Ints = np.clip((ratio.view(np.int32) >> 16) - _LOWEST, 0, RANK_BINS - 1).astype(np.int16)
+    return bins
 
 
 @njit(cache=True, nogil=True)
@@ -101,9 +102,9 @@ def _tally(ptr, idx, val, bins, scale, thresholds, label_ptr, label_idx, hits, a
 
 
 @njit(cache=True, nogil=True)
-def _elements(
+def _elements(  # type: ignore[no-untyped-def]
     ptr, idx, val, scale, thresholds, label_ptr, label_idx, chain, number, last, last_chain, stamp, peak, found
-):  # type: ignore[no-untyped-def]
+):
     """A label's run over adjacent rows of a chain is an element; found[j, b, c] counts those that peak in bin b."""
     for i in range(len(ptr) - 1):
         for q in range(label_ptr[i], label_ptr[i + 1]):
@@ -192,7 +193,8 @@ class Tally:
         tp, predicted = self.true_positives(), self.predicted()
         if complement:
             tp, predicted = self.positives - tp, self.rows - predicted
-        return 2.0 * tp / np.maximum(predicted[:, :, None] + self.positives, 1)
+        f1: Floats = 2.0 * tp / np.maximum(predicted[:, :, None] + self.positives, 1)
+        return f1
 
     def r(self) -> Floats:
         """[features, labels] point-biserial correlation (Pearson's with a 0/1 label); NaN where one is constant."""
@@ -219,7 +221,8 @@ class Tally:
     def element_recall(self) -> Floats:
         """[features, thresholds, labels] share of a label's elements in which the feature passes the threshold."""
         found = np.cumsum(self.found[:, ::-1], axis=1)[:, ::-1]
-        return np.divide(found, self.number, out=np.full(found.shape, np.nan), where=self.number > 0)
+        share: Floats = np.divide(found, self.number, out=np.full(found.shape, np.nan), where=self.number > 0)
+        return share
 
 
 def add_histogram(matrix: Csr, scale: Floats, counts: Ints) -> None:
@@ -229,12 +232,12 @@ def add_histogram(matrix: Csr, scale: Floats, counts: Ints) -> None:
 
 @njit(cache=True, nogil=True)
 def _covariances(ptr, idx, val, label_ptr, label_idx, offsets, clusters, sums, fired):  # type: ignore[no-untyped-def]
-    k, c_all = sums.shape[:2]
-    here = np.zeros((k, c_all, 2))  # U and the standard deviation of the cluster at hand
-    x1, x2, y1 = np.zeros(k), np.zeros(k), np.zeros(c_all)
-    in_cluster_x, in_cluster_y = np.zeros(k, np.bool_), np.zeros(c_all, np.bool_)
-    seen_x, seen_y = np.empty(k, np.int64), np.empty(c_all, np.int64)
-    here_x, here_y, sd_y = np.empty(k, np.int64), np.empty(c_all, np.int64), np.empty(c_all)
+    features, labels = sums.shape[:2]
+    here = np.zeros((features, labels, 2))  # U and the standard deviation of the cluster at hand
+    x1, x2, y1 = np.zeros(features), np.zeros(features), np.zeros(labels)
+    in_cluster_x, in_cluster_y = np.zeros(features, np.bool_), np.zeros(labels, np.bool_)
+    seen_x, seen_y = np.empty(features, np.int64), np.empty(labels, np.int64)
+    here_x, here_y, sd_y = np.empty(features, np.int64), np.empty(labels, np.int64), np.empty(labels)
     for g in range(len(clusters) - 1):
         n_seen_x = n_seen_y = 0
         weight = 1.0 / (clusters[g + 1] - clusters[g])

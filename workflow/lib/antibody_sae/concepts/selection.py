@@ -24,14 +24,14 @@ class Choice(NamedTuple):
     """[features, labels] validation F1 at it."""
 
 
-def choose(validation: Tally, complement: bool = False) -> Choice:
+def choose_thresholds(validation: Tally, complement: bool = False) -> Choice:
     """The threshold with the largest validation F1 (the lowest of equals)."""
     f1 = validation.f1(complement)
     best = f1.argmax(1)
     return Choice(best, np.take_along_axis(f1, best[:, None], 1)[:, 0])
 
 
-PREVALENCE = 0.001
+CALIBRATED_PREVALENCE = 0.001
 """That the calibrated F1 is read at, whatever a concept's own."""
 
 
@@ -44,8 +44,9 @@ def at_choice(test: Tally, choice: Choice, complement: bool = False) -> dict[str
     """f1, f1_calibrated, precision and recall [features, labels] on test at the choice; precision is NaN without a
     prediction.
 
-    f1_calibrated is the F1 at a prevalence of PREVALENCE (pi0), so that common concepts have no head start (Siblini et
-    al. 2020, arXiv:1909.02827): 2 TP / (2 TP + c FP + FN), c = pi (1 - pi0) / (pi0 (1 - pi)) of the prevalence pi.
+    f1_calibrated is the F1 at a prevalence of CALIBRATED_PREVALENCE (pi0), so that common concepts have no head start
+    (Siblini et al. 2020, arXiv:1909.02827): 2 TP / (2 TP + c FP + FN), c = pi (1 - pi0) / (pi0 (1 - pi)) of the
+    prevalence pi.
     """
     tp = np.take_along_axis(test.true_positives(), choice.threshold[:, None], 1)[:, 0].astype(float)
     predicted = np.take_along_axis(test.predicted(), choice.threshold, 1).astype(float)
@@ -54,7 +55,7 @@ def at_choice(test: Tally, choice: Choice, complement: bool = False) -> dict[str
     none = np.full(tp.shape, np.nan)
     positives, negatives = test.positives.astype(float), float(test.rows) - test.positives
     odds = np.divide(positives, negatives, out=np.zeros_like(positives), where=negatives > 0)
-    false = (predicted - tp) * odds * (1 - PREVALENCE) / PREVALENCE
+    false = (predicted - tp) * odds * (1 - CALIBRATED_PREVALENCE) / CALIBRATED_PREVALENCE
     weighed = 2 * tp + false + positives - tp
     return {
         "f1_calibrated": np.divide(2 * tp, weighed, out=none.copy(), where=weighed > 0),
@@ -75,7 +76,7 @@ def best_rows(
     validation, test = tallies
     frames = []
     for negated in (False, True) if complement else (False,):
-        choice = choose(validation, negated)
+        choice = choose_thresholds(validation, negated)
         figures = at_choice(test, choice, negated)
         best, columns = choice.f1.argmax(0), np.arange(len(concepts))
         frames.append(
@@ -88,7 +89,7 @@ def best_rows(
                     "pool": pool_name,
                     "threshold": test.thresholds[choice.threshold[best, columns]],
                     "f1_validation": choice.f1[best, columns],
-                    **{k: v[best, columns] for k, v in figures.items()},
+                    **{name: values[best, columns] for name, values in figures.items()},
                 }
             )
         )

@@ -20,7 +20,7 @@ def interpretable(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
         alive = t["max_activation"] > 0
         rows.append(
             {
-                **{k: t[k].iloc[0] for k in ("layer", "sae", "seed")},
+                **{key: t[key].iloc[0] for key in ("layer", "sae", "seed")},
                 "latents": len(t),
                 "alive": int(alive.sum()),
                 "interpretable": int(t["interpretable"].sum()),
@@ -66,7 +66,7 @@ def complexity(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     living = [t[t["max_activation"] > 0] for t in tables]
     for t in living:
         for subset, part in (("all", t), ("first 64", t[t["latent"] < 64]), ("others", t[t["latent"] >= 64])):
-            row = {**{k: t[k].iloc[0] for k in ("layer", "sae", "seed")}, "subset": subset, "latents": len(part)}
+            row = {**{key: t[key].iloc[0] for key in ("layer", "sae", "seed")}, "subset": subset, "latents": len(part)}
             row["dense"] = (part["density"] > 0.1).mean()
             for measure in COMPLEXITY:
                 row[f"{measure}_mean"], row[f"{measure}_median"] = part[measure].mean(), part[measure].median()

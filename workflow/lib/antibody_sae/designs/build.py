@@ -22,6 +22,7 @@ from antibody_sae.sae.model import SAE
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
+    from antibody_sae.sections import ConceptsSection, DesignSection, WritingSections
 
 PILOT = 128
 """Sequences that each of several levers is tried on."""
@@ -70,7 +71,7 @@ def read_levers(found: Any, targets: Sequence[str], provenance: Mapping[str, Any
     return Levers(saes, effects, vectors, float(about["scale"]) * about["d_model"] ** 0.5, hashes)
 
 
-def candidates(asked: Mapping[str, Any], levers: Levers, where: Where) -> Iterator[Handle]:
+def candidates(asked: DesignSection, levers: Levers, where: Where) -> Iterator[Handle]:
     """The ways to push that a design allows, to be tried in this order."""
     if asked["latents"]:
         act = interventions.push if asked["method"] == "add" else interventions.clamp
@@ -87,7 +88,7 @@ def candidates(asked: Mapping[str, Any], levers: Levers, where: Where) -> Iterat
                     yield handle
 
 
-def _latents(asked: Mapping[str, Any], levers: Levers, name: str) -> dict[str, Any]:
+def _latents(asked: DesignSection, levers: Levers, name: str) -> dict[str, Any]:
     """Target -> decoder direction of the latent of one SAE that moved it most, for the targets that are asked for."""
     if name not in levers.effects:
         return {}
@@ -105,12 +106,12 @@ def _latents(asked: Mapping[str, Any], levers: Levers, name: str) -> dict[str, A
     return found
 
 
-def constraints(asked: Mapping[str, Any], known: Mapping[str, Any]) -> Constraints:
+def constraints(asked: DesignSection, known: ConceptsSection) -> Constraints:
     """A design's constraints, its concepts among them: high in every design, none in none.
 
     Raises InputError for a concept of no group of the catalogue; `known`: the section `concepts`.
     """
-    limits = dict(asked["constraints"])
+    limits: dict[str, Any] = dict(asked["constraints"])
     share = {"high": (1.0, 1.0), "none": (0.0, 0.0)}
     rates = {concept: share[value] for concept, value in asked["concepts"].items()}
     rates |= {concept: (float(low), float(high)) for concept, (low, high) in limits["rates"].items()}
@@ -140,12 +141,12 @@ def _texts(antibodies: pd.DataFrame, chains: str, most: int) -> dict[str, str]:
 
 def build(
     name: str,
-    asked: Mapping[str, Any],
+    asked: DesignSection,
     model: AntibodyModel,
     layer: int,
     levers: Levers,
     counts: Mapping[str, Any],
-    sections: Mapping[str, Mapping[str, Any]],
+    sections: WritingSections,
     training: Mapping[str, str],
     natural: pd.DataFrame | None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -156,8 +157,9 @@ def build(
     all sets (column `set`: design, unsteered, natural), and the figures: lever, tried, funnel, price.
     """
     writing = sections["writing"]
-    parent = parents.parent(asked["from"], writing["chains"], sections["numbering"]) if asked["from"] else None
-    infill = parent is not None and _infills(asked["from"]["by"], model)
+    source = asked["from"]
+    parent = parents.parent(source, writing["chains"], sections["numbering"]) if source else None
+    infill = source is not None and _infills(source["by"], model)
     writer = Writer(
         model, layer, constraints(asked, sections["concepts"]), asked["seed"], writing, sections["numbering"],
         sections["concepts"], parent, infill,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,9 @@ import pandas as pd
 from antibody_sae.designs import judges, liabilities
 from antibody_sae.io import InputError
 from antibody_sae.steering import outcomes
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import ConceptsSection
 
 WRITTEN = "numbered and ended"
 """The constraint that is always there: what cannot be numbered, or was cut off, cannot be judged."""
@@ -59,7 +62,7 @@ class Constraints:
         return {c: limits for c, limits in self.rates.items() if c not in self.held}
 
 
-def _spans(found: outcomes.Numbered) -> pd.DataFrame:
+def _spans(found: outcomes.NumberedTexts) -> pd.DataFrame:
     """One row an antibody_id: complete and conserved in all of its chains, by the numbering's own columns."""
     chains = found.chains
     anchors = chains["conserved"].fillna("").str.fullmatch("CWC[WF]")
@@ -68,7 +71,7 @@ def _spans(found: outcomes.Numbered) -> pd.DataFrame:
 
 
 def checks(
-    written: pd.DataFrame, found: outcomes.Numbered, constraints: Constraints, labels: Mapping[str, np.ndarray]
+    written: pd.DataFrame, found: outcomes.NumberedTexts, constraints: Constraints, labels: Mapping[str, np.ndarray]
 ) -> pd.DataFrame:
     """[rows of `written`] one bool column a constraint that a sequence meets or not by itself, in the order asked.
 
@@ -152,13 +155,13 @@ def in_words(rows: Iterable[Mapping[str, Any]]) -> str:
 _RANGE = re.compile(r"(?:[HL]:)?(?P<a><|>=)?(?P<x>-?[0-9.]+?)(?:(?P<dash>-|\.\.)(?P<y>-?[0-9.]+))?")
 
 
-def bins_for(concept: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def bins_for(concept: str, settings: ConceptsSection) -> ConceptsSection:
     """The section `concepts` with bins under which a concept such as cdr3-length=H:>=16 has a name of its own."""
     group, _, value = concept.partition("=")
     column = group.replace("-", "_")
     found = _RANGE.fullmatch(value)
     if column not in settings["bins"] or found is None:
-        return dict(settings)
+        return settings
     x = float(found["x"])
     edges = [x]
     if found["y"] is not None:  # "10-14" holds 14, "-1..0.5" ends before .5
@@ -169,7 +172,7 @@ def bins_for(concept: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label(
-    found: outcomes.Numbered, concepts: Sequence[str], settings: Mapping[str, Any], species: str
+    found: outcomes.NumberedTexts, concepts: Sequence[str], settings: ConceptsSection, species: str
 ) -> dict[str, np.ndarray]:
     """Concept -> [texts of `found`] bool, by the catalogue's functions and each concept's own bins."""
     return {c: outcomes.label_concepts(found, [c], bins_for(c, settings), species)[:, 0] for c in concepts}

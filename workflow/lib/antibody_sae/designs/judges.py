@@ -105,7 +105,7 @@ def human_peptides() -> frozenset[str]:
     """The 9-residue peptides that at least 10 % of OAS's human subjects have (some seconds to load)."""
     from promb import init_db
 
-    return init_db("human-oas", verbose=False).peptides
+    return frozenset(init_db("human-oas", verbose=False).peptides)
 
 
 def oasis_identity(chain: str, peptides: frozenset[str]) -> float:

@@ -22,13 +22,17 @@ from antibody_sae.designs import liabilities, parents, picking
 from antibody_sae.designs.constraints import Constraints, checks, funnel, in_words, label, quota
 from antibody_sae.interventions import Intervention
 from antibody_sae.io import InputError
+from antibody_sae.models.generation import BATCH
 from antibody_sae.steering import outcomes, sampling
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
+    from antibody_sae.sections import ConceptsSection, NumberingSection, Writing
 
-WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": True}
-NUMBERING = {"species": ["human"], "scheme": "imgt"}
+WRITING: Writing = {
+    "chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": True
+}  # fmt: skip
+NUMBERING: NumberingSection = {"species": ["human"], "scheme": "imgt"}
 MOST_TRIES = 50
 """Sequences written for each one that is wanted, before the constraints count as not to be met."""
 LONGEST_SPAN = 45
@@ -47,14 +51,14 @@ class Writer:
     layer: int
     constraints: Constraints
     seed: int
-    writing: Mapping[str, Any] = field(default_factory=lambda: WRITING)
-    numbering: Mapping[str, Any] = field(default_factory=lambda: NUMBERING)
-    concepts: Mapping[str, Any] | None = None
+    writing: Writing = field(default_factory=lambda: WRITING)
+    numbering: NumberingSection = field(default_factory=lambda: NUMBERING)
+    concepts: ConceptsSection | None = None
     parent: parents.Parent | None = None
     infill: bool = False
     """Rewrite the parent's regions by infilling rather than from a prompt."""
 
-    def batches(self, lever: Intervention, stream: int) -> Iterator[Batch]:
+    def batches(self, lever: Intervention, stream: int) -> Iterator[CheckedBatch]:
         """Batches without end; what batch b of a stream holds depends on the seed, the stream and b alone."""
         number = 0
         while True:
@@ -65,36 +69,42 @@ class Writer:
 
     def _texts(self, lever: Intervention, seed: Sequence[int]) -> tuple[list[str], list[bool], int]:
         """(texts, ended, tokens that the model wrote) of one batch."""
-        counts = [sampling.BATCH]
+        counts = [BATCH]
         if self.parent is None or not self.infill:
-            writing = dict(self.writing) if self.parent is None else {**self.writing, "prompt": self.parent.prompt}
+            prompt = self.writing["prompt"] if self.parent is None else self.parent.prompt
+            writing: Writing = {**self.writing, "prompt": prompt}
             table = sampling.generate(self.model, self.layer, [lever], counts, writing, seed)
             texts, ended = table["text"].tolist(), table["ended"].tolist()
-            given = len(str(writing["prompt"])) * len(texts)
+            given = len(prompt) * len(texts)
             return texts, ended, sum(map(len, texts)) - given + sum(ended)
         writing = {**self.writing, "prompt": "", "complete": False, "max_residues": LONGEST_SPAN}
-        spans, ends, tokens = {}, np.ones(sampling.BATCH, bool), 0
+        spans: dict[str, list[str]] = {}
+        ends, tokens = np.ones(BATCH, bool), 0
         for i, region in enumerate(self.parent.spans):
             model = parents.infilling(self.model, writing["chains"], writing["species"], self.parent, region)
             table = sampling.generate(model, self.layer, [lever], counts, writing, [*seed, i])
             spans[region] = table["text"].tolist()
             ends &= table["ended"].to_numpy(bool)
             tokens += int(table["text"].str.len().sum() + table["ended"].sum())
-        texts = [self.parent.compose({r: spans[r][i] for r in spans}) for i in range(sampling.BATCH)]
+        texts = [self.parent.compose({r: spans[r][i] for r in spans}) for i in range(BATCH)]
         return texts, ends.tolist(), tokens
 
-    def examine(self, written: pd.DataFrame, tokens: int) -> Batch:
+    def examine(self, written: pd.DataFrame, tokens: int) -> CheckedBatch:
         """Number texts (column text, ended) and check what a sequence can meet by itself."""
-        anything = {**self.writing, "complete": False}  # whole domains are a constraint, whose yield is asked for
+        anything: Writing = {
+            **self.writing,
+            "complete": False,
+        }  # whole domains are a constraint, whose yield is asked for
         found = outcomes.number_texts(written["text"], anything, self.numbering)
         table = written.merge(found.antibodies, on="text", how="left", validate="many_to_one")
         table["perplexity"] = np.nan
         if self.constraints.max_perplexity is not None:
             table["perplexity"] = self.perplexity(table, table["valid"].to_numpy(bool))
-        held = label(found, list(self.constraints.rates), self.concepts or {}, self.writing["species"])
+        rates, species = list(self.constraints.rates), self.writing["species"]
+        held = label(found, rates, self.concepts, species) if self.concepts else {}
         place = pd.Series(range(len(found.antibodies)), index=found.antibodies["text"])[table["text"]].to_numpy()
         labels = {concept: has[place] for concept, has in held.items()}
-        return Batch(table, found, labels, checks(table, found, self.constraints, labels), tokens)
+        return CheckedBatch(table, found, labels, checks(table, found, self.constraints, labels), tokens)
 
     def perplexity(self, table: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
         """[len(table)] under the unsteered model, nan but for `rows` [len(table)] bool."""
@@ -102,18 +112,18 @@ class Writer:
         if rows.any():
             some = table[rows].assign(row=0)
             out[rows] = np.exp(
-                -sampling.log_likelihoods(self.model, some, self.writing, self.numbering["species"], most=1)
+                -sampling.log_likelihoods(self.model, some, self.writing, self.numbering["species"], max_rows=1)
             )
         return out
 
 
 @dataclass(frozen=True)
-class Batch:
+class CheckedBatch:
     """Sequences that were written together, numbered and checked."""
 
     table: pd.DataFrame
     """text, ended, row, batch, antibody_id, heavy, light, valid, perplexity."""
-    found: outcomes.Numbered
+    found: outcomes.NumberedTexts
     labels: Mapping[str, np.ndarray]
     """Concept -> [rows] bool."""
     checked: pd.DataFrame
@@ -156,9 +166,9 @@ def design(
     *,
     name: str = "library",
     seed: int = 1,
-    writing: Mapping[str, Any] = WRITING,
-    numbering: Mapping[str, Any] = NUMBERING,
-    concepts: Mapping[str, Any] | None = None,
+    writing: Writing = WRITING,
+    numbering: NumberingSection = NUMBERING,
+    concepts: ConceptsSection | None = None,
     training: Mapping[str, str] | None = None,
     parent: parents.Parent | None = None,
     infill: bool = False,
@@ -228,7 +238,7 @@ class _Chosen:
         self.texts: list[str] = []
         self.refused: Counter[str] = Counter()
 
-    def take(self, batch: Batch) -> list[int]:
+    def take(self, batch: CheckedBatch) -> list[int]:
         """Rows of a batch that are accepted."""
         chosen = []
         for i in np.flatnonzero(batch.checked.all(axis=1)).tolist():
@@ -258,7 +268,7 @@ class _Chosen:
         return None
 
 
-def describe(writer: Writer, batch: Batch, rows: Sequence[int]) -> pd.DataFrame:
+def describe(writer: Writer, batch: CheckedBatch, rows: Sequence[int]) -> pd.DataFrame:
     """One row a chain of numbered sequences: AIRR columns, liabilities, charge, hydropathy, mutations, perplexity, and
     text (the whole antibody), seed, batch and row, which write it again."""
     table = batch.table.iloc[list(rows)].copy()
@@ -375,7 +385,7 @@ def sample(writer: Writer, lever: Intervention, n: int, stream: int, described: 
     return Sample(written, accepted, tokens, pd.concat(chains, ignore_index=True) if chains else pd.DataFrame())
 
 
-def whole(writer: Writer, batch: Batch) -> pd.DataFrame:
+def whole(writer: Writer, batch: CheckedBatch) -> pd.DataFrame:
     """`describe` of a batch's whole domains, whatever concepts and limits the design asks for."""
     columns = [name for name in WHOLE if name in batch.checked]
     rows = np.flatnonzero(batch.checked[columns].all(axis=1)).tolist()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from antibody_sae.antibody import REGIONS
 from antibody_sae.io import InputError
@@ -18,6 +18,7 @@ from antibody_sae.numbering import anarci
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
+    from antibody_sae.sections import NumberingSection, ParentSection
 
 _MASK, _END_OF_SPAN = "[MASK]", "[CLS]"
 
@@ -43,7 +44,7 @@ class Parent:
         return text
 
 
-def parent(asked: Mapping[str, Any], chains: str, settings: Mapping[str, Any]) -> Parent:
+def parent(asked: ParentSection, chains: str, settings: NumberingSection) -> Parent:
     """The parent of a design's `from:` (heavy, light, rewrite); `settings`: species and scheme of `numbering`.
 
     Raises InputError where the chain that is written is not given or cannot be numbered.
@@ -53,11 +54,11 @@ def parent(asked: Mapping[str, Any], chains: str, settings: Mapping[str, Any]) -
     if not sequence:
         raise InputError(f"designs: from.{side}: the {side} chain's residues are needed, for the model writes {chains}")
     found = anarci.number([sequence], settings["species"], "imgt")[0]
-    if found.labels is None or found.status != "ok":
+    if found.numbers is None or found.status != "ok":
         raise InputError(f"designs: from.{side}: {found.status}; give a whole variable domain")
     spans = {}
     for region in asked["rewrite"]:
-        inside = (found.labels.region == REGIONS.index(region)).nonzero()[0]
+        inside = (found.numbers.region == REGIONS.index(region)).nonzero()[0]
         if not len(inside):
             raise InputError(f"designs: from.{side}: this chain has no {region}")
         spans[region] = (found.start + int(inside[0]), found.start + int(inside[-1]) + 1)

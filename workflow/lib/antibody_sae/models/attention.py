@@ -153,7 +153,7 @@ class Buffer(DynamicLayer):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._memory: tuple[Tensor, Tensor] | None = None
         self._keys: Tensor
         self._values: Tensor

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from antibody_sae.io import InputError, sha256_file
 from antibody_sae.models import attention, generation
 from antibody_sae.models.presets import ModelSpec, resolve
 from antibody_sae.species import tag
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import ModelSection
 
 transformers.logging.set_verbosity_error()
 Edit = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -57,7 +60,9 @@ class AntibodyModel:
     Right-padding needs no attention mask here: attention is causal, so no residue sees what comes after it.
     """
 
-    def __init__(self, spec: ModelSpec, hf: nn.Module, vocabulary: Mapping[str, int], provenance: dict) -> None:
+    def __init__(
+        self, spec: ModelSpec, hf: nn.Module, vocabulary: Mapping[str, int], provenance: dict[str, Any]
+    ) -> None:
         self.spec, self.hf, self.provenance = spec, hf, provenance
         self._vocabulary = vocabulary
         base: Any = hf.base_model
@@ -270,8 +275,9 @@ class AntibodyModel:
         """[m, 20] logits of the residues (alphabetical) for residual directions [m, d_model]: final norm and head."""
         ids = torch.tensor([self.residue_tokens[r] for r in RESIDUES], device=self.device)
         normed = self._final_norm(directions.to(self.device, self.dtype))
-        head: Any = self.hf.get_output_embeddings()  # type: ignore[operator]
-        return head(normed)[:, ids].float().cpu()
+        head: nn.Module = self.hf.get_output_embeddings()  # type: ignore[operator]
+        logits: Tensor = head(normed)
+        return logits[:, ids].float().cpu()
 
     def likelihood_gradients(
         self, layer: int, tokens: Tensor, acted: Tensor, weights: Sequence[Tensor]
@@ -302,7 +308,7 @@ class AntibodyModel:
         return generation.generate(self, n, **options)
 
 
-def load(model: Mapping[str, Any]) -> AntibodyModel:
+def load(model: ModelSection) -> AntibodyModel:
     """Load what a config's `model:` section names (keys: name, path, template, dtype, device, revision, remote_code).
 
     Raises InputError that says how to get weights that are not there.

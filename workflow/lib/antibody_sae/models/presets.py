@@ -10,9 +10,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from antibody_sae.io import InputError
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import ModelSection
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve(model: Mapping[str, Any]) -> ModelSpec:
+def resolve(model: ModelSection) -> ModelSpec:
     """The checkpoint and template that a config's `model:` section names.
 
     Raises InputError for an unknown preset without a path, missing files, or remote code that is not allowed.
@@ -75,8 +78,8 @@ def resolve(model: Mapping[str, Any]) -> ModelSpec:
     preset = dict(PRESETS.get(name, {}))
     if model.get("path"):
         preset.update(checkpoint=str(model["path"]), packaged=False, layers=None)
-    if model.get("template"):
-        preset["templates"] = dict(model["template"])
+    if template := model.get("template"):
+        preset["templates"] = dict(template)
     if "checkpoint" not in preset:
         raise InputError(
             f"model.name: {name!r} is none of {', '.join(sorted(PRESETS))}; for a model of your own set model.path "
@@ -111,6 +114,6 @@ def layer_count(spec: ModelSpec) -> int | None:
     """Number of blocks, from config.json where it is at hand; None if only the hub knows."""
     path = Path(spec.checkpoint) / "config.json"
     if path.is_file():
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, int | None] = json.loads(path.read_text(encoding="utf-8"))
         return config.get("num_hidden_layers") or config.get("n_layer")
     return spec.layers

@@ -31,7 +31,7 @@ from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
 from string import ascii_uppercase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anarci
 import numpy as np
@@ -40,7 +40,7 @@ from anarci.anarci import get_hmm_length, number_sequence_from_alignment
 
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.numbering import germlines
-from antibody_sae.numbering.checks import ANCHORS, CONSERVED, FIRST, LAST, OK, anchored
+from antibody_sae.numbering.checks import ANCHORS, FIRST, LAST, MISPLACED, OK, anchored
 from antibody_sae.numbering.germlines import Germline
 from antibody_sae.species import PROFILES
 
@@ -73,7 +73,7 @@ _BITS_J = 10.0  # ... and when it looks for a J region behind a long CDR3
 _FORWARD_P = 1e-20
 _HIS_TAG = 5  # histidines in a row that are a tag; tags have six and more, and one may be lost to the domain
 _BLOCK = 1000  # distinct chains searched at a time: bounds the memory of their alignments
-_ALIGNMENTS = 4096  # alignments whose labels are kept: natural repertoires need hundreds
+_ALIGNMENTS = 4096  # alignments whose numbers are kept: natural repertoires need hundreds
 _PROTEIN = re.compile(r"[ACDEFGHIKLMNPQRSTVWYBJZOUX]+")  # HMMER's amino acid alphabet
 _ALPHABET = pyhmmer.easel.Alphabet.amino()
 
@@ -82,7 +82,7 @@ State = tuple[int, str]
 
 
 @dataclass(frozen=True)
-class Labels:
+class Numbers:
     """The numbers of a domain's n residues. Arrays are shared between chains: do not write to them."""
 
     imgt: np.ndarray
@@ -103,7 +103,7 @@ class Labels:
 
 
 class Numbered(NamedTuple):
-    """One chain. `status` is OK or says why the chain cannot be used; labels are there if one domain was numbered."""
+    """One chain. `status` is OK or says why the chain cannot be used; numbers are there if one domain was numbered."""
 
     status: str
     chain: str | None = None
@@ -111,7 +111,7 @@ class Numbered(NamedTuple):
     start: int = -1
     end: int = -1
     """The variable domain is chain[start:end], 0-based half-open."""
-    labels: Labels | None = None
+    numbers: Numbers | None = None
     germline: Germline = Germline()
     profile: str | None = None
     """The profile that numbered it, such as human_H."""
@@ -121,7 +121,7 @@ class Numbered(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether this is a whole variable domain: no residue is missing at its ends."""
-        return self.labels is not None and self.labels.first in FIRST and self.labels.last in LAST
+        return self.numbers is not None and self.numbers.first in FIRST and self.numbers.last in LAST
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class _Hit(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _profiles() -> dict[str, pyhmmer.plan7.OptimizedProfile]:
+def _profiles() -> dict[str, pyhmmer.plan7.OptimizedProfile[Any]]:
     """ANARCI's 29 profiles by name (species_chain), ready to search."""
     background = pyhmmer.plan7.Background(_ALPHABET)
     profiles = {}
@@ -364,7 +364,7 @@ def _number_block(chains: Sequence[str], species: tuple[str, ...], scheme: str) 
         else:
             singles.append((chain, domains[0]))
     for (chain, _), numbered in zip(singles, _label(singles, species, scheme), strict=True):
-        result[chain] = _better(chain, numbered, species, scheme) if numbered.status == CONSERVED else numbered
+        result[chain] = _better(chain, numbered, species, scheme) if numbered.status == MISPLACED else numbered
     return result
 
 
@@ -390,16 +390,16 @@ def _label(chains: Sequence[tuple[str, _Domain]], species: tuple[str, ...], sche
 
 def _numbered(chain: str, domain: _Domain, germline: Germline, scheme: str) -> Numbered:
     try:
-        first, labels = _labels(domain.states, scheme, domain.chain, domain.end < len(chain))
+        first, numbers = _numbers(domain.states, scheme, domain.chain, domain.end < len(chain))
     except _CannotNumber as error:
         return Numbered(str(error), domain.chain)
     start = domain.start + first
-    end = start + len(labels.number)
-    conserved = "".join("-" if i < 0 else chain[start + i] for i in labels.anchors)
-    found = Numbered(OK, domain.chain, start, end, labels, germline, domain.profile, conserved)
-    if labels.last < 120:  # without framework 4 the end of CDR3 is not known, nor is the clonotype
+    end = start + len(numbers.number)
+    conserved = "".join("-" if i < 0 else chain[start + i] for i in numbers.anchors)
+    found = Numbered(OK, domain.chain, start, end, numbers, germline, domain.profile, conserved)
+    if numbers.last < 120:  # without framework 4 the end of CDR3 is not known, nor is the clonotype
         return found._replace(status="no J region: framework 4 is missing or was not found")
-    return found if anchored(conserved, labels.first) else found._replace(status=CONSERVED)
+    return found if anchored(conserved, numbers.first) else found._replace(status=MISPLACED)
 
 
 def _better(chain: str, numbered: Numbered, species: tuple[str, ...], scheme: str) -> Numbered:
@@ -429,8 +429,8 @@ class _CannotNumber(Exception):
 
 
 @lru_cache(maxsize=_ALIGNMENTS)
-def _labels(states: tuple[State, ...], scheme: str, chain: str, more: bool) -> tuple[int, Labels]:
-    """(offset of the first residue, labels) of a state vector; `more`: another residue follows the domain."""
+def _numbers(states: tuple[State, ...], scheme: str, chain: str, more: bool) -> tuple[int, Numbers]:
+    """(offset of the first residue, numbers) of a state vector; `more`: another residue follows the domain."""
     first, imgt = _positions(states, "imgt", chain, more)
     aligned = dict(enumerate(imgt, start=first))
     if scheme == "imgt":
@@ -441,7 +441,7 @@ def _labels(states: tuple[State, ...], scheme: str, chain: str, more: bool) -> t
     numbers = np.array([a for a, _ in own], np.int16)
     positions = [a for a, _ in both if a]
     borders = BORDERS[scheme, "H" if chain == "H" else "L"]
-    return first, Labels(
+    return first, Numbers(
         imgt=np.array([a for a, _ in both], np.int16),
         insertion=np.array([INSERTIONS.index(b) for _, b in both], np.int8),
         number=numbers,

@@ -11,7 +11,7 @@ import pyarrow as pa
 from antibody_sae.io import InputError
 
 OK = "ok"
-CONSERVED = "conserved residues not at 23/104"
+MISPLACED = "conserved residues not at 23/104"
 INCOMPLETE = "incomplete domain: residues are missing at its {end}"
 ANCHORS = {"C23": (23, "C"), "W41": (41, "W"), "C104": (104, "C"), "J118": (118, "WF")}
 """IMGT's conserved residues: 1st cysteine, tryptophan, 2nd cysteine, and the J region's W (heavy) or F (light)."""
@@ -49,11 +49,11 @@ class Checks:
         incomplete = {INCOMPLETE.format(end=end) for end in ("start", "end")}
         for row in chains.select(columns).to_pylist():
             self._statuses[row["status"]] += 1
-            if row["status"] not in {OK, CONSERVED, *incomplete}:
+            if row["status"] not in {OK, MISPLACED, *incomplete}:
                 continue
             counts = self._profiles.setdefault(row["profile"].split("_")[0], Counter())
             counts["numbered"] += 1
-            counts["misplaced"] += row["status"] == CONSERVED
+            counts["misplaced"] += row["status"] == MISPLACED
             for (name, (position, letters)), residue in zip(ANCHORS.items(), row["conserved"], strict=True):
                 counts[f"without_{name}"] += row["first_imgt"] <= position and residue not in letters
             self._counts["numbered"] += 1
@@ -77,7 +77,7 @@ class Checks:
         return {
             **{name: self._counts[name] for name in names},
             "chains": self._statuses.total(),
-            "misplaced": self._statuses[CONSERVED],
+            "misplaced": self._statuses[MISPLACED],
             "statuses": dict(self._statuses.most_common()),
             "profiles": profiles,
         }

@@ -75,7 +75,8 @@ class _Table(NamedTuple):
 def _onehot(aligned: np.ndarray) -> np.ndarray:
     """[n, 128] residue bytes -> [n, 128 * 20] float32."""
     letters = np.frombuffer(RESIDUES.encode(), np.uint8)
-    return (aligned[:, :, None] == letters).reshape(len(aligned), 128 * len(RESIDUES)).astype(np.float32)
+    same: np.ndarray = aligned[:, :, None] == letters
+    return same.reshape(len(aligned), 128 * len(RESIDUES)).astype(np.float32)
 
 
 @lru_cache(maxsize=64)
@@ -110,7 +111,8 @@ def assign(aligned: np.ndarray, chain: str, species: tuple[str, ...]) -> list[Ge
 
 def _identity(onehot: np.ndarray, table: _Table) -> np.ndarray:
     """[n, n_alleles] float64; counts are exact in float32, so that equal identities compare equal."""
-    return (onehot @ table.onehot.T).astype(np.float64) / table.lengths
+    shares: np.ndarray = (onehot @ table.onehot.T).astype(np.float64) / table.lengths
+    return shares
 
 
 def _nearest_v(onehot: np.ndarray, table: _Table) -> list[Germline]:

@@ -119,8 +119,8 @@ def _expect(numbered: Numbered, side: str, complete: bool) -> Numbered:
     if numbered.chain and numbered.chain not in SIDES[side]:
         return numbered._replace(status=f"chain type {numbered.chain} where a {side} chain was expected")
     if complete and numbered.status == OK and not numbered.complete:
-        assert numbered.labels is not None
-        end = "start" if numbered.labels.first not in FIRST else "end"
+        assert numbered.numbers is not None
+        end = "start" if numbered.numbers.first not in FIRST else "end"
         return numbered._replace(status=INCOMPLETE.format(end=end))
     return numbered
 
@@ -131,22 +131,22 @@ def _chain_row(antibody: str, side: str, chain: str, numbered: Numbered, first: 
         "start": numbered.start, "end": numbered.end, "first_residue_id": -1, "length": len(chain),
         "profile": numbered.profile, "conserved": numbered.conserved, "complete": numbered.complete,
     }  # fmt: skip
-    labels, nearest = numbered.labels, numbered.germline
-    if labels is None:
+    numbers, nearest = numbered.numbers, numbered.germline
+    if numbers is None:
         return row
-    row |= {"first_imgt": labels.first, "last_imgt": labels.last}
+    row |= {"first_imgt": numbers.first, "last_imgt": numbers.last}
     if numbered.status != OK:
         return row
     domain = chain[numbered.start : numbered.end]
-    cdr3 = "".join(residue for residue, region in zip(domain, labels.region.tolist(), strict=True) if region == 5)
+    cdr3 = "".join(residue for residue, region in zip(domain, numbers.region.tolist(), strict=True) if region == 5)
     return row | {
         "v_gene": germlines.gene(nearest.v_allele), "j_gene": germlines.gene(nearest.j_allele),
         "v_family": germlines.family(nearest.v_allele), "v_allele": nearest.v_allele, "j_allele": nearest.j_allele,
         "v_identity": None if nearest.v_allele is None else nearest.v_identity,
         "j_identity": None if nearest.j_allele is None else nearest.j_identity,
         "germline_species": nearest.species, "v_genes_tied": ",".join(nearest.v_genes_tied) or None,
-        "first_residue_id": first, "cdr1_length": int((labels.region == 1).sum()),
-        "cdr2_length": int((labels.region == 3).sum()), "cdr3_length": len(cdr3),
+        "first_residue_id": first, "cdr1_length": int((numbers.region == 1).sum()),
+        "cdr2_length": int((numbers.region == 3).sum()), "cdr3_length": len(cdr3),
         "cdr3": cdr3, "cdr3_charge": float(sum(CHARGE.get(r, 0) for r in cdr3)),
         "cdr3_hydropathy": sum(HYDROPATHY.get(r, 0.0) for r in cdr3) / len(cdr3) if cdr3 else None,
     }  # fmt: skip
@@ -167,15 +167,15 @@ def _residue_table(chains: Sequence[tuple[str, str, Numbered]], scheme: str) -> 
     germline = np.full(total, ord("-"), np.uint8)
     starts = np.cumsum(lengths) - lengths
     for begin, (_, _, numbered) in zip(starts.tolist(), chains, strict=True):
-        labels = numbered.labels
-        assert labels is not None
+        numbers = numbered.numbers
+        assert numbers is not None
         domain = slice(begin + numbered.start, begin + numbered.end)
-        imgt[domain], insertion[domain], region[domain] = labels.imgt, labels.insertion, labels.region
-        number_[domain], number_insertion[domain] = labels.number, labels.number_insertion
+        imgt[domain], insertion[domain], region[domain] = numbers.imgt, numbers.insertion, numbers.region
+        number_[domain], number_insertion[domain] = numbers.number, numbers.number_insertion
         nearest = numbered.germline
         text = germlines.residues(nearest.species, nearest.v_allele, nearest.j_allele)
         # An inserted residue has no counterpart in the germline's columns; number 0 is no position.
-        columns = np.where(labels.insertion == 0, labels.imgt, 0)
+        columns = np.where(numbers.insertion == 0, numbers.imgt, 0)
         germline[domain] = np.frombuffer(("-" + text).encode(), np.uint8)[columns]
     outside = region < 0
     letters = [chr(i) for i in range(128)]

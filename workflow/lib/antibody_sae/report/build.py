@@ -16,30 +16,25 @@ from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.findings import ONE_SEED
 from antibody_sae.report.page import Browsed, Tab, render
 from antibody_sae.report.run import Run
-from antibody_sae.report.tabs import concepts, latents, levers, library
-from antibody_sae.report.tabs import steering as report_steering
+from antibody_sae.report.tabs import concepts, latents, levers, library, steering, training
 from antibody_sae.report.tabs.overview import described, findings, overview, tiles
-from antibody_sae.report.tabs.training import training
+
+TABS = (training, concepts, latents, steering, levers, library)
+"""Modules of the tabs after the overview: each has TITLE and `sections(run, palette)`, None where the run has nothing
+for it."""
 
 
 def build(run: Run, summary: Mapping[str, Any], page: str | Path, pictures: str | Path) -> None:
     """Write the page, and every picture as SVG, PNG and CSV into the folder `pictures`."""
     palette = Palette(list(dict.fromkeys(sae.title for sae in run.saes)))
-    steered = report_steering.arms(run)
-    tabs = [
-        Tab("overview", "Overview", overview(run, summary), findings(run, summary, palette)),
-        Tab("training", "Training", training(run, palette)),
-        Tab("concepts", "Concepts", concepts.sections(run, palette)),
-        Tab("latents", "Latents", []),
-        Tab("steering", "Steering", report_steering.sections(run, steered, palette)),
-    ]
-    if handles := levers.sections(run, palette):
-        tabs.append(Tab("levers", "Levers", handles))
-    if libraries := library.sections(run):
-        tabs.append(Tab("library", "Libraries", libraries))
+    tabs = [Tab("overview", "Overview", overview(run, summary), findings(run, summary, palette))]
+    for module in TABS:
+        if (found := module.sections(run, palette)) is not None:
+            tabs.append(Tab(module.__name__.rpartition(".")[2], module.TITLE, found))
     drawn = {figure.name: figure for tab in tabs for figure in tab.figures}
     for figure in drawn.values():
         _write(figure, Path(pictures))
+    steered = steering.arms(run)
     browsed = [Browsed(sae.key, run.title(sae), *latents.records(run, sae, steered)) for sae in run.saes]
     browsed = [sae for sae in browsed if sae.records]
     html = render(tabs, browsed, latents.positions(run) if browsed else [], _about(run, summary))

@@ -177,7 +177,7 @@ def _reliability(claims: Mapping[str, Any]) -> dict[str, Any]:
     return _finding(claim, _verdict(odds["low"], odds["high"], claims["seeds"]), text, figures, rule)
 
 
-COMPLEXITY = {
+COMPLEXITY_WORDS = {
     "n_above_yes_mean": ("concepts that a latent predicts better than always-yes by 0.2 F1", ".1f"),
     "entropy_region_mean": ("entropy over regions, bits", ".2f"),
     "entropy_residue_mean": ("entropy over residues, bits", ".2f"),
@@ -191,8 +191,8 @@ def _complexity(run: Run) -> dict[str, Any]:
     table = matched_density(run)
     if not len(table) or not {"topk", "ordered"} <= set(table["architecture"]):
         return _untested(claim, "This run has no TopK and Ordered SAE side by side.")
-    mean = table.groupby("architecture")[list(COMPLEXITY)].mean()
-    pairs = {key: (float(mean[key]["ordered"]), float(mean[key]["topk"])) for key in COMPLEXITY}
+    mean = table.groupby("architecture")[list(COMPLEXITY_WORDS)].mean()
+    pairs = {key: (float(mean[key]["ordered"]), float(mean[key]["topk"])) for key in COMPLEXITY_WORDS}
     column = "n_above_yes_mean"
     by = {kind: own.groupby(["seed", "layer"])[column].mean() for kind, own in table.groupby("architecture")}
     difference = paired(by["ordered"], by["topk"])
@@ -204,7 +204,7 @@ def _complexity(run: Run) -> dict[str, Any]:
     figures = [("difference in concepts, over seeds", interval(difference))]
     figures += [
         (f"{name}, Ordered against TopK", f"{pairs[key][0]:{fmt}} against {pairs[key][1]:{fmt}}")
-        for key, (name, fmt) in COMPLEXITY.items()
+        for key, (name, fmt) in COMPLEXITY_WORDS.items()
     ]
     rule = (
         "a concept counts where the latent's F1 exceeds that of always saying yes by 0.2; confirmed where the "

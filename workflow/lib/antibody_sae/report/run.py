@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from antibody_sae.config import passages, saes
 from antibody_sae.io import InputError, read_json, read_parquet
 from antibody_sae.sae.prefixes import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import Config
 
 CONTROLS = {
     "difference_of_means": "difference of means",
@@ -34,7 +37,7 @@ def kind_label(kind: str) -> str:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedSAE:
     """One trained SAE of a run."""
 
     layer: int
@@ -84,18 +87,18 @@ def slug(text: str) -> str:
 class Run:
     """The files of one run, read when first asked for."""
 
-    def __init__(self, folder: str | Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: str | Path, config: Config) -> None:
         self.folder, self.config = Path(folder), config
         self.settings = saes(config)
         self.saes = [
-            Trained(layer, name, seed)
+            TrainedSAE(layer, name, seed)
             for layer in config["activations"]["layers"]
             for name in self.settings
             for seed in config["saes"]["seeds"]
         ]
         self.many_layers, self.many_seeds = len(config["activations"]["layers"]) > 1, len(config["saes"]["seeds"]) > 1
 
-    def title(self, sae: Trained) -> str:
+    def title(self, sae: TrainedSAE) -> str:
         """The SAE's title, with layer and seed where the run has several."""
         layer, seed = f", layer {sae.layer}" * self.many_layers, f", seed {sae.seed}" * self.many_seeds
         return f"{sae.title}{layer}{seed}"

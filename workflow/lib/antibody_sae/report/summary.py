@@ -15,7 +15,7 @@ import pandas as pd
 from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.io import read_json
 from antibody_sae.report.findings import interval, matching, orderedness, points, selection
-from antibody_sae.report.run import Run, Trained
+from antibody_sae.report.run import Run, TrainedSAE
 from antibody_sae.significance import over_targets
 
 
@@ -25,7 +25,7 @@ def summary(run: Run) -> dict[str, Any]:
     claims_file = run.folder / "tables" / "claims.json"
     claims = read_json(claims_file) if claims_file.exists() else {}
     findings = [matching(found, run.targets), selection(run, claims), *orderedness(run, claims)]
-    return _plain(
+    figures: dict[str, Any] = _plain(
         {
             "run": run.config["run"],
             "model": _model(run),
@@ -36,6 +36,7 @@ def summary(run: Run) -> dict[str, Any]:
             "claims": claims,
         }
     )
+    return figures
 
 
 def _model(run: Run) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def counts(run: Run) -> dict[str, Any]:
     return out
 
 
-def _sae(run: Run, sae: Trained) -> dict[str, Any]:
+def _sae(run: Run, sae: TrainedSAE) -> dict[str, Any]:
     settings = run.settings[sae.name]
     row: dict[str, Any] = {
         "sae": sae.name,
@@ -113,13 +114,13 @@ def _sae(run: Run, sae: Trained) -> dict[str, Any]:
     return row
 
 
-def _own(table: pd.DataFrame, sae: Trained) -> pd.DataFrame:
+def _own(table: pd.DataFrame, sae: TrainedSAE) -> pd.DataFrame:
     if not len(table):
         return table
     return table[(table["layer"] == sae.layer) & (table["sae"] == sae.title) & (table["seed"] == sae.seed)]
 
 
-def _one(table: pd.DataFrame, sae: Trained, columns: Iterable[str]) -> dict[str, Any]:
+def _one(table: pd.DataFrame, sae: TrainedSAE, columns: Iterable[str]) -> dict[str, Any]:
     own = _own(table, sae)
     return {column: own.iloc[0].get(column) for column in columns} if len(own) else {}
 

@@ -64,7 +64,7 @@ class Adam(NamedTuple):
 _FASTMATH = {"contract", "reassoc", "nsz"}
 
 
-def _jit(function):  # type: ignore[no-untyped-def]
+def _jit(function):
     return njit(function, nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")
 
 

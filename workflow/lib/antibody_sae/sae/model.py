@@ -49,7 +49,8 @@ def preactivations(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     fast = y.device.type == "cpu" and torch.backends.mkldnn.is_available() and y.dtype != torch.float64
     if fast and (y.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return torch.ops.mkldnn._linear_pointwise(y, weight, bias, "none", [], "")
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(y, weight, bias, "none", [], "")
+        return product
     return F.linear(y, weight, bias)
 
 

@@ -26,16 +26,18 @@ class Architecture:
 
 
 def _full_code(latents: int, **_: object) -> np.ndarray:
-    return np.eye(1, latents, latents - 1)[0]
+    p = np.zeros(latents)
+    p[-1] = 1.0
+    return p
 
 
 def _one_law(latents: int, law: str, exponent: float, full_mass: float, **_: object) -> np.ndarray:
     steps = np.arange(1, latents + 1, dtype=np.float64)
-    p = {
-        "zipf": lambda: steps**-exponent,
-        "geometric": lambda: np.exp(-exponent * steps / latents),
-        "uniform": lambda: np.ones(latents),
-    }[law]()
+    p: np.ndarray = {
+        "zipf": steps**-exponent,
+        "geometric": np.exp(-exponent * steps / latents),
+        "uniform": np.ones(latents),
+    }[law]
     p *= (1 - full_mass) / p.sum()
     p[-1] += full_mass
     return p
@@ -75,4 +77,5 @@ def survival(
     wide as the one before. TopK: all on the full code.
     """
     p = ARCHITECTURES[architecture].prefix_law(latents, law=law, exponent=exponent, full_mass=full_mass, groups=groups)
-    return np.minimum(np.cumsum(p[::-1])[::-1], 1.0)
+    held: np.ndarray = np.minimum(np.cumsum(p[::-1])[::-1], 1.0)
+    return held

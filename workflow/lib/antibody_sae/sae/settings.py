@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from antibody_sae.io import InputError
 from antibody_sae.sae.prefixes import ARCHITECTURES, LAWS, survival
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import SAESection
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Settings:
     """How one SAE is trained; the keys of `saes.shared` and `saes.train.<name>`."""
 
     architecture: str = "topk"
-    """topk, ordered or matryoshka; they differ in the weights of the prefixes only."""
+    """One of ARCHITECTURES; they differ in the weights of the prefixes only."""
     latents: int = 2048
     """Width of the dictionary."""
     k: int = 32
@@ -95,7 +98,7 @@ class Settings:
         if step >= annealed:
             return self.k
         start = min(self.latents, self.k_start or 4 * self.k)
-        return round(self.k * (start / self.k) ** (1 - step / annealed))
+        return round(float(self.k * (start / self.k) ** (1 - step / annealed)))
 
     def rate_at(self, step: int) -> float:
         """Learning rate at a step: linear rise, plateau, linear fall to zero at the end of the run."""
@@ -119,7 +122,7 @@ class Settings:
         return survival(self.architecture, self.latents, self.law, self.exponent, self.full_mass, self.groups)
 
 
-def settings_from(section: Mapping[str, Any]) -> Settings:
+def settings_from(section: SAESection) -> Settings:
     """Settings from a merged entry of `saes`. Raises InputError for an unknown key or a bad value."""
     known = {field.name for field in fields(Settings)}
     unknown = sorted(set(section) - known)

@@ -49,7 +49,8 @@ class Stream:
             raise InputError(
                 f"{self.store.folder}: residue {residue_id.max()} is not in the run's numbering; harvest it again"
             )
-        return self.keep[residue_id]
+        mask: np.ndarray = self.keep[residue_id]
+        return mask
 
     def _windows(self, skip: int) -> Iterator[Tensor]:
         """Shuffled rows [m, d] of window after window, without the first `skip` rows; whole windows are not read."""

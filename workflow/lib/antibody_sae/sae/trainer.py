@@ -246,7 +246,8 @@ class Trainer:
                     )  # fmt: skip
                 return sums
 
-            return np.sum(self._each_thread(part), axis=0)
+            total: np.ndarray = np.sum(self._each_thread(part), axis=0)
+            return total
 
         self._each_thread(choose)
         loss, full = map(float, walk(packed, self._survival, 0, k, weight, d_target))

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +33,11 @@ from antibody_sae.numbering.anarci import Numbered
 from antibody_sae.numbering.domains import domains
 from antibody_sae.sequences import readers
 from antibody_sae.sequences.pairing import Cells
-from antibody_sae.sequences.records import Record, Settings, is_nucleotides, open_frames
+from antibody_sae.sequences.records import ReadSettings, Record, is_nucleotides, open_frames
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
+    from antibody_sae.sections import SequencesSection
 
 ACCEPTED = pa.schema(
     [(name, pa.string()) for name in ("antibody_id", "heavy", "light", "species", "source")]
@@ -51,7 +52,7 @@ _PARTITION = 500_000  # records whose residues are compared in memory at a time
 
 def generate_chunk(
     model: AntibodyModel,
-    settings: Mapping[str, Any],
+    settings: SequencesSection,
     species: Sequence[str],
     chunk: int,
     checkpoints: str | Path,
@@ -91,7 +92,7 @@ def generate_chunk(
 
 
 def _generate(
-    model: AntibodyModel, settings: Mapping[str, Any], species: Sequence[str], n: int, seed: Sequence[int]
+    model: AntibodyModel, settings: SequencesSection, species: Sequence[str], n: int, seed: Sequence[int]
 ) -> pa.Table:
     chains = settings["chains"]
     written = model.generate(
@@ -132,7 +133,7 @@ def _generate(
 
 def read_chunk(
     paths: Sequence[str],
-    settings: Mapping[str, Any],
+    settings: SequencesSection,
     species: Sequence[str],
     accepted: str | Path,
     rejected: str | Path,
@@ -144,7 +145,7 @@ def read_chunk(
     constant regions), and one in which there is no such domain, or one of the other kind, is refused. What was decided
     on the way (pairs, repeated ids, words that are no species) is printed, so it stands in the log.
     """
-    how = Settings.of(settings)
+    how = ReadSettings.of(settings)
     names = dict.fromkeys(name for path in paths for name in readers.metadata_columns(path, how))
     schema = pa.schema([*ACCEPTED, ("id", pa.string()), *((name, pa.string()) for name in names)])
     lengths = settings["min_length"], settings["max_length"]
@@ -168,7 +169,7 @@ def read_chunk(
                     bad.write_table(pa.Table.from_pylist(refused, REJECTED))
 
 
-def _scopes(paths: Sequence[str], how: Settings) -> list[Sequence[str]]:
+def _scopes(paths: Sequence[str], how: ReadSettings) -> list[Sequence[str]]:
     """Files whose chains may be pairs: each by itself, all of them (join: id), or two by two (join: order)."""
     if how.join == "id":
         return [paths]
@@ -183,7 +184,7 @@ def _scopes(paths: Sequence[str], how: Settings) -> list[Sequence[str]]:
 
 
 def antibodies(
-    paths: Sequence[str], how: Settings, species: Sequence[str], lengths: tuple[int, int]
+    paths: Sequence[str], how: ReadSettings, species: Sequence[str], lengths: tuple[int, int]
 ) -> Iterator[Record]:
     """The records of files whose chains may be pairs: numbered, cut, paired, each with an id of its own or a reason.
 
@@ -210,7 +211,7 @@ def antibodies(
             print(f"{what}: {n} {note}", file=sys.stderr)
 
 
-def _in_cells(paths: Sequence[str], how: Settings) -> Iterator[Record]:
+def _in_cells(paths: Sequence[str], how: ReadSettings) -> Iterator[Record]:
     """The records of some files; with `join: order` the n-th records of two files share a cell."""
     if how.join != "order" or how.chains != "HL":
         for path in paths:
@@ -228,7 +229,7 @@ def _in_cells(paths: Sequence[str], how: Settings) -> Iterator[Record]:
 
 
 def _numbered(
-    source: Iterator[Record], how: Settings, species: Sequence[str], lengths: tuple[int, int], cells: Cells
+    source: Iterator[Record], how: ReadSettings, species: Sequence[str], lengths: tuple[int, int], cells: Cells
 ) -> Iterator[Record]:
     while block := list(islice(source, _BLOCK)):
         _cut(block, how, species, *lengths)
@@ -277,7 +278,7 @@ class _Numbering:
         return [self._known[chain] for chain in chains]
 
 
-def _cut(records: Sequence[Record], how: Settings, species: Sequence[str], shortest: int, longest: int) -> None:
+def _cut(records: Sequence[Record], how: ReadSettings, species: Sequence[str], shortest: int, longest: int) -> None:
     """Give each chain of unknown type its side, and cut every chain to its variable domain, or say why not."""
     number = _Numbering(species)
     if how.translate:
@@ -308,7 +309,7 @@ def _status(found: Numbered) -> str:
     return f"{found.status} (an scFv or a joined pair: sequences.chains: HL reads both)" if scfv else found.status
 
 
-def _assign(record: Record, numbered: Sequence[Numbered], how: Settings) -> None:
+def _assign(record: Record, numbered: Sequence[Numbered], how: ReadSettings) -> None:
     """Make the record's chains its heavy and light one, as numbering found them."""
     label = f"{how.wanted[0]} chain" if len(how.wanted) == 1 else "chain"
     if failed := next((found for found in numbered if found.chain is None), None):

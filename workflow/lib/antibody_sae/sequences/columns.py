@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from antibody_sae.io import InputError
-from antibody_sae.sequences.records import Settings
+from antibody_sae.sequences.records import ReadSettings
 
 
 def plain(name: str) -> str:
@@ -27,7 +27,7 @@ def _with_words(sides: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for word in _WORDS for side in sides for name in (side + word, word + side)))
 
 
-KNOWN: Mapping[str, tuple[str, ...]] = {
+USUAL_NAMES: Mapping[str, tuple[str, ...]] = {
     # two chains a row, or one of known type
     "heavy": _with_words(_HEAVY),
     "light": _with_words(_LIGHT),
@@ -53,8 +53,8 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "is_cell": ("iscell",),
 }  # fmt: skip
 """Field -> plain names that mean it, the most telling first."""
-REGIONS = ("fwr1", "cdr1", "fwr2", "cdr2", "fwr3", "cdr3", "fwr4")
-_ALL = frozenset(name for names in KNOWN.values() for name in names)
+REGION_COLUMNS = ("fwr1", "cdr1", "fwr2", "cdr2", "fwr3", "cdr3", "fwr4")
+_ALL = frozenset(name for names in USUAL_NAMES.values() for name in names)
 _LOOKED_FOR = {
     "heavy": "VH, VHH, heavy, heavy chain, HC, alone or with sequence, seq, aa, protein",
     "light": "VL, VK, light, light chain, LC, alone or with sequence, seq, aa, protein",
@@ -70,7 +70,7 @@ _ELSEWHERE = (
 """Tables that people take for sequences: (columns that tell them, what to give instead)."""
 
 
-def count_known(header: Iterable[str], settings: Settings) -> int:
+def count_known(header: Iterable[str], settings: ReadSettings) -> int:
     """How many names of a header mean something here, or are named in the settings."""
     named = {plain(name) for name in (*settings.columns.values(), *(settings.metadata or ())) if name}
     return sum(plain(name) in _ALL or plain(name) in named for name in header)
@@ -81,14 +81,14 @@ def named(name: str, names: Sequence[str]) -> str | None:
     return name if name in names else next((other for other in names if plain(other) == plain(name)), None)
 
 
-def resolve(place: str, names: Sequence[str], settings: Settings) -> dict[str, list[str]]:
+def resolve(place: str, names: Sequence[str], settings: ReadSettings) -> dict[str, list[str]]:
     """Field -> the columns that hold it, the most telling first; `sequences.columns` goes before the usual names.
 
     Raises InputError for a column of `sequences.columns` that is not there.
     """
     by_name = {plain(name): name for name in reversed(names)}
     found: dict[str, list[str]] = {}
-    for key, usual in KNOWN.items():
+    for key, usual in USUAL_NAMES.items():
         if key in settings.columns:
             asked = settings.columns[key]
             column = named(asked, names) if asked else None
@@ -104,8 +104,8 @@ def region_columns(names: Sequence[str]) -> list[str]:
     """The seven columns whose residues joined are the variable domain (10x: fwr1; AIRR: fwr1_aa), or none."""
     by_name = {plain(name): name for name in reversed(names)}
     for suffix in ("aa", "") if "fwr1nt" in by_name else ("aa",):
-        if all(region + suffix in by_name for region in REGIONS):
-            return [by_name[region + suffix] for region in REGIONS]
+        if all(region + suffix in by_name for region in REGION_COLUMNS):
+            return [by_name[region + suffix] for region in REGION_COLUMNS]
     return []
 
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from antibody_sae.io import InputError
-from antibody_sae.sequences.records import LONGEST, Record, Settings
+from antibody_sae.sequences.records import LONGEST, ReadSettings, Record
 
 
 @lru_cache(maxsize=4)
@@ -22,14 +22,14 @@ def _pattern(pair_pattern: str) -> re.Pattern[str]:
     return pattern
 
 
-def cell_of(name: str, settings: Settings) -> tuple[str, ...] | None:
+def cell_of(name: str, settings: ReadSettings) -> tuple[str, ...] | None:
     """What the names of a pair's chains share: what `pair_pattern` finds as id, or else the whole name."""
     match = _pattern(settings.pair_pattern).fullmatch(name)
     shared = match["id"] if match and match["id"] else name
     return (shared,) if shared else None
 
 
-def read_fasta(path: str | Path, text: Iterable[str], settings: Settings, position: list[int]) -> Iterator[Record]:
+def read_fasta(path: str | Path, text: Iterable[str], settings: ReadSettings, position: list[int]) -> Iterator[Record]:
     """The entries; numbering says which chain each is. A name ends at the first blank, as everywhere in FASTA.
 
     A `pair_pattern` with a blank in it is one for the whole line.

@@ -21,8 +21,8 @@ from typing import IO, cast
 
 from antibody_sae.io import InputError
 from antibody_sae.sequences.fasta import read_fasta
-from antibody_sae.sequences.records import Record, Settings, check
-from antibody_sae.sequences.tables import Table, open_parquet, open_text
+from antibody_sae.sequences.records import ReadSettings, Record, check
+from antibody_sae.sequences.tables import OpenTable, open_parquet, open_text
 
 
 def find(patterns: Iterable[str]) -> list[str]:
@@ -46,7 +46,7 @@ def find(patterns: Iterable[str]) -> list[str]:
     return list(found)
 
 
-def read(path: str | Path, settings: Settings) -> Iterator[Record]:
+def read(path: str | Path, settings: ReadSettings) -> Iterator[Record]:
     """The records of one file, cleaned: a pair or a chain each, by what a row or entry holds.
 
     Raises InputError where the file as a whole cannot be read.
@@ -69,7 +69,7 @@ def read(path: str | Path, settings: Settings) -> Iterator[Record]:
                     yield check(record, settings)
 
 
-def metadata_columns(path: str | Path, settings: Settings) -> list[str]:
+def metadata_columns(path: str | Path, settings: ReadSettings) -> list[str]:
     """Names of the metadata columns that a file's records will have. Raises InputError for a header that lacks what
     the settings want: nothing but the header is read."""
     with _plain_errors(path, [0]):
@@ -80,7 +80,7 @@ def metadata_columns(path: str | Path, settings: Settings) -> list[str]:
             return _table(path, text, kind, settings).layout.metadata
 
 
-def _table(path: str | Path, text: IO[str], kind: str, settings: Settings) -> Table:
+def _table(path: str | Path, text: IO[str], kind: str, settings: ReadSettings) -> OpenTable:
     return open_parquet(path, settings) if kind == "parquet" else open_text(path, text, kind, settings)
 
 
@@ -125,7 +125,7 @@ def _decode(raw: IO[bytes]) -> IO[str]:
     return io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="")
 
 
-def _kind(path: str | Path, settings: Settings) -> str:
+def _kind(path: str | Path, settings: ReadSettings) -> str:
     """The format by content (oas, fasta, parquet, or table), where the settings do not say."""
     if settings.format != "auto":
         return settings.format

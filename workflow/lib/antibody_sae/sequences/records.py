@@ -54,7 +54,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReadSettings:
     """How to read files: the keys of `sequences:` of the same names."""
 
     chains: str = "H"
@@ -66,7 +66,7 @@ class Settings:
     translate: bool = False
 
     @classmethod
-    def of(cls, sequences: Mapping[str, Any]) -> Settings:
+    def of(cls, sequences: Mapping[str, Any]) -> ReadSettings:
         """From the section `sequences:` of a configuration."""
         return cls(**{key.name: sequences[key.name] for key in fields(cls)})
 
@@ -118,7 +118,7 @@ def _strange(letters: Sequence[str]) -> str:
     return f"characters that are not residues: {shown}"
 
 
-def check(record: Record, settings: Settings) -> Record:
+def check(record: Record, settings: ReadSettings) -> Record:
     """Drop the chains that are not wanted, clean the others, find the first reason against the record."""
     for side in ("heavy", "light"):
         raw = getattr(record, side)

@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 
 from antibody_sae.io import InputError
 from antibody_sae.sequences.columns import (
-    KNOWN,
+    USUAL_NAMES,
     count_known,
     missing_column,
     named,
@@ -27,7 +27,7 @@ from antibody_sae.sequences.columns import (
     side_of,
 )
 from antibody_sae.sequences.fasta import cell_of
-from antibody_sae.sequences.records import Record, Settings, missing, translate
+from antibody_sae.sequences.records import ReadSettings, Record, missing, translate
 
 RESERVED = frozenset(
     ("antibody_id", "heavy", "light", "species", "source", "line", "n_duplicates", "log_likelihood", "cluster_id", "id")
@@ -43,7 +43,7 @@ _AIRR_FIELD = re.compile(
 """AIRR's alignments and coordinates: they describe the sequence, not the sample or the donor."""
 _AIRR = frozenset(("v_call", "sequence_alignment", "rev_comp", "contig_id"))
 _OAS_KEPT = ("Redundancy", "c_region", "c_call", "c_call_heavy", "c_call_light", "isotype_heavy", "isotype_light")
-_CHAINS = frozenset(KNOWN["sequence"] + KNOWN["heavy"] + KNOWN["light"])
+_CHAINS = frozenset(USUAL_NAMES["sequence"] + USUAL_NAMES["heavy"] + USUAL_NAMES["light"])
 _DECIMAL_COMMA = re.compile(r"\s*([-+]?\d+),(\d+)\s*")
 
 Row = Mapping[str, str]
@@ -57,14 +57,14 @@ class Layout(NamedTuple):
     """Names of the metadata columns of its records."""
 
 
-class Table(NamedTuple):
+class OpenTable(NamedTuple):
     """An open table: its layout, and its rows with their lines (None for a row of another width than the header)."""
 
     layout: Layout
     rows: Iterator[tuple[int, Row | str]]
 
 
-def layout(place: str, names: Sequence[str], unit: Row, settings: Settings) -> Layout:
+def layout(place: str, names: Sequence[str], unit: Row, settings: ReadSettings) -> Layout:
     """How the rows of a table become records. Raises InputError where the header lacks what is wanted.
 
     `unit` is what OAS says once for the whole file; it counts as columns.
@@ -97,7 +97,7 @@ def _first(row: Row, columns: Iterable[str]) -> str:
     return next((row[column] for column in columns if not missing(row[column])), "")
 
 
-def _pair(record: Record, row: Row, used: Mapping[str, list[str]], settings: Settings) -> None:
+def _pair(record: Record, row: Row, used: Mapping[str, list[str]], settings: ReadSettings) -> None:
     """A row with a column a chain; wide AIRR tables have each field once a side."""
     for side in settings.wanted:
         setattr(record, side, row[used[side][0]])
@@ -118,7 +118,9 @@ def _refusal(row: Row, columns: Sequence[str]) -> str:
     return "out of frame" if _NO.fullmatch(in_frame) else ""
 
 
-def _chain(record: Record, row: Row, used: Mapping[str, list[str]], regions: Sequence[str], settings: Settings) -> None:
+def _chain(
+    record: Record, row: Row, used: Mapping[str, list[str]], regions: Sequence[str], settings: ReadSettings
+) -> None:
     """A row with one chain (or an entry of two): residues where given, else the in-frame alignment, translated."""
     record.reason = _refusal(row, [next(iter(used[field]), "") for field in _FUNCTION])
     residues = [column for column in used["sequence"] if plain(column) not in ("sequence", "seq") or not used["v_call"]]
@@ -154,7 +156,7 @@ def _number(text: str) -> float | None:
 
 
 def _kept(
-    place: str, names: Sequence[str], unit: Row, settings: Settings, used: Mapping[str, list[str]], pairs: bool
+    place: str, names: Sequence[str], unit: Row, settings: ReadSettings, used: Mapping[str, list[str]], pairs: bool
 ) -> dict[str, str]:
     """Input column -> metadata column."""
     if settings.metadata is not None:
@@ -198,7 +200,7 @@ class Lines:
         return list(self._ahead)[:n]
 
 
-def open_text(path: str | Path, text: IO[str], kind: str, settings: Settings) -> Table:
+def open_text(path: str | Path, text: IO[str], kind: str, settings: ReadSettings) -> OpenTable:
     """A delimited text; kind: oas, airr, csv, tsv, or table for any. Raises InputError for a header of no use."""
     csv.field_size_limit(_FIELD)
     lines = Lines(text)
@@ -222,7 +224,7 @@ def open_text(path: str | Path, text: IO[str], kind: str, settings: Settings) ->
             "sequences.format at auto (csv: comma or semicolon, tsv: tab)"
         )
     names = _unique(header)
-    return Table(
+    return OpenTable(
         layout(f"{path} line {lines.number}", names, unit, settings), _rows(lines, rows, names, delimiter == ";")
     )
 
@@ -242,7 +244,7 @@ def _rows(
         yield lines.number, dict(zip(names, row, strict=True))
 
 
-def _delimiter(lines: Sequence[str], kind: str, settings: Settings) -> str:
+def _delimiter(lines: Sequence[str], kind: str, settings: ReadSettings) -> str:
     """What separates the columns: where most names are known, rows are as wide as the header, columns are many."""
     candidates = {"csv": ",;", "tsv": "\t"}.get(kind, ",\t;|")
 
@@ -294,7 +296,7 @@ def _oas_metadata(path: str | Path, lines: Lines) -> dict[str, str]:
 # --- Parquet ---------------------------------------------------------------------------------------------------------
 
 
-def open_parquet(path: str | Path, settings: Settings) -> Table:
+def open_parquet(path: str | Path, settings: ReadSettings) -> OpenTable:
     """A Parquet file; rows are counted from 1."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -316,4 +318,4 @@ def open_parquet(path: str | Path, settings: Settings) -> Table:
         except pa.ArrowException as error:
             raise InputError(f"{path}: is no readable Parquet file ({error}); get it again") from error
 
-    return Table(layout(str(path), names, {}, settings), rows())
+    return OpenTable(layout(str(path), names, {}, settings), rows())

@@ -58,7 +58,7 @@ def logit_bias(
     def change(module: Any, inputs: Any, output: Tensor) -> Tensor:
         return output + acted[0][:, -output.shape[1] :, None] * added if acted else output
 
-    handle = model.hf.get_output_embeddings().register_forward_hook(change)  # type: ignore[operator,union-attr]
+    handle = model.hf.get_output_embeddings().register_forward_hook(change)  # type: ignore[operator]
     try:
         yield edit
     finally:

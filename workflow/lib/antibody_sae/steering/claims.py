@@ -11,7 +11,7 @@ from antibody_sae.significance import LEVEL, Interval, over_targets, paired, q_v
 from antibody_sae.steering.criteria import CRITERIA, MEASURES
 from antibody_sae.steering.effects import families
 
-BRANCH = ["sae", "architecture", "seed", "layer"]
+SAE_KEYS = ["sae", "architecture", "seed", "layer"]
 REPEATS = ["concept", "layer", "seed"]
 """A target, and what repeats it."""
 TRAINED = "trained"
@@ -27,19 +27,19 @@ _FIGURES = [
 def by_criterion(table: pd.DataFrame) -> pd.DataFrame:
     """tables/steering_by_criterion.csv: one row a confirmed arm, SAE, target and criterion (selected_by, of latents).
 
-    `table`: effects of several SAEs with the columns BRANCH. q_value and steerable are those of the row's own family.
+    `table`: effects of several SAEs with the columns SAE_KEYS. q_value and steerable are those of the row's own family.
     The layer's arms stand beside every SAE.
     """
     table = table[table["stage"] == "confirm"].reset_index(drop=True)
     parts = []
-    for _, own in table.groupby(BRANCH, sort=False):
+    for _, own in table.groupby(SAE_KEYS, sort=False):
         for criterion, rows in families(own):
             part = own.loc[rows]
             q = q_values(part["p_value"].to_numpy(float))
             moved = np.where(part["length"] < 0, -part["log_odds_high"], part["log_odds_low"]) > 0
             part = part.assign(q_value=q, steerable=part["acceptable"] & (q < LEVEL) & moved)
             parts.append(part.assign(selected_by=criterion or None))
-    columns = [*BRANCH, "concept", "selected_by", *_FIGURES]
+    columns = [*SAE_KEYS, "concept", "selected_by", *_FIGURES]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
@@ -49,8 +49,8 @@ def mapping_table(criteria: pd.DataFrame) -> pd.DataFrame:
     other kind."""
     rows = []
     raised = criteria[criteria["length"] > 0]
-    for key, mine in raised.groupby([*BRANCH, "concept"], sort=False):
-        row = dict(zip([*BRANCH, "concept"], key, strict=True)) | {"baseline_rate": mine["baseline_rate"].iloc[0]}
+    for key, mine in raised.groupby([*SAE_KEYS, "concept"], sort=False):
+        row = dict(zip([*SAE_KEYS, "concept"], key, strict=True)) | {"baseline_rate": mine["baseline_rate"].iloc[0]}
         latents = mine[mine["kind"] == "latent"]
         by = latents.drop_duplicates("selected_by").set_index("selected_by")
         for name in ("f1", "r"):
@@ -64,7 +64,7 @@ def mapping_table(criteria: pd.DataFrame) -> pd.DataFrame:
         for kind, one in mine[mine["kind"] != "latent"].drop_duplicates("kind").set_index("kind").iterrows():
             row |= {f"{kind}_delta": one["delta"], f"{kind}_steerable": one["steerable"]}
         rows.append(row)
-    return pd.DataFrame(rows, columns=None if rows else [*BRANCH, "concept", "baseline_rate"])
+    return pd.DataFrame(rows, columns=None if rows else [*SAE_KEYS, "concept", "baseline_rate"])
 
 
 def _series(table: pd.DataFrame, column: str) -> pd.Series:
@@ -73,7 +73,7 @@ def _series(table: pd.DataFrame, column: str) -> pd.Series:
 
 
 def claims(criteria: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
-    """tables/claims.json. `criteria`: `by_criterion`; `table`: effects of several SAEs with the columns BRANCH.
+    """tables/claims.json. `criteria`: `by_criterion`; `table`: effects of several SAEs with the columns SAE_KEYS.
 
     by_sae: for each SAE type and criterion, or other kind, the steered share and the mean log odds ratio over targets;
     `chance`, random latents that pass the others at p < 0.05, which the test promises to keep near 0.05; `spearman`,
@@ -100,7 +100,8 @@ def claims(criteria: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
         for sae in out["by_sae"]:
             if sae != topk:
                 out["reliability"][sae] = _reliability(raised[raised["sae"] == sae], raised[raised["sae"] == topk])
-    return _finite(out)
+    found: dict[str, Any] = _finite(out)
+    return found
 
 
 def _totals(arms: pd.DataFrame) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from antibody_sae.steering.credit import allowed_tokens, batches, log_probabilit
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel, Encoded
+    from antibody_sae.sections import Writing
 
 
 def control_map(
@@ -24,7 +25,7 @@ def control_map(
     credit: Sequence[np.ndarray],
     region: Sequence[np.ndarray],
     targets: Sequence[str],
-    writing: Mapping[str, Any],
+    writing: Writing,
 ) -> pd.DataFrame:
     """One row a target, layer and region: `derivative`, the change of the target's rate per unit length of the best
     push after that block while that region is written, and `noise`, its standard error where nothing is to be found.

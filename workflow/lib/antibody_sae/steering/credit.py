@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.interventions import Where
 from antibody_sae.io import progress
 from antibody_sae.numbering import tables
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import Writing
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and credit needs no model
     from antibody_sae.models.model import AntibodyModel, Encoded
@@ -62,7 +65,8 @@ def clock(residues: str) -> np.ndarray:
         marks.append(found.end() - 1)
     place = np.arange(len(residues))
     stage = np.searchsorted(marks, place, side="right") - 1
-    return stage * _TICKS + place - np.array(marks)[stage]
+    ticks: np.ndarray = stage * _TICKS + place - np.array(marks)[stage]
+    return ticks
 
 
 # --- what is expected of a sequence, read so far ----------------------------------------------------------------
@@ -238,7 +242,8 @@ def _odds(p: np.ndarray) -> np.ndarray:
 
 
 def _logistic(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+    shares: np.ndarray = 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+    return shares
 
 
 def reliability(found: Values, groups: Sequence[np.ndarray], n_groups: int) -> dict[str, np.ndarray]:
@@ -314,12 +319,13 @@ def residue_parts(target: str, residues: str, region: np.ndarray) -> np.ndarray 
         return None
     what, side, sense, edge = found.groups()
     inside = (region == SIDED_REGIONS.index(f"{side}-CDR3")).astype(float)
-    each = {
+    each: np.ndarray = {
         "length": np.ones(len(residues)),
         "charge": np.array([tables.CHARGE.get(r, 0) for r in residues], float),
         "hydropathy": np.array([tables.HYDROPATHY[r] - float(edge) for r in residues], float),
     }[what]
-    return inside * each * (1 if sense == ">=" else -1)
+    parts: np.ndarray = inside * each * (1 if sense == ">=" else -1)
+    return parts
 
 
 def plain(outcome: np.ndarray, lengths: Sequence[int], given: int = 0) -> list[np.ndarray]:
@@ -352,7 +358,7 @@ def log_probabilities(
 
 
 @dataclass(frozen=True)
-class Batch:
+class PassageBatch:
     """Some passages side by side, right-padded."""
 
     rows: list[int]
@@ -364,7 +370,7 @@ class Batch:
 
 def batches(
     model: AntibodyModel, passages: Sequence[Encoded], credit: Sequence[np.ndarray], before: int, size: int = 32
-) -> Iterator[Batch]:
+) -> Iterator[PassageBatch]:
     """Passages of like length together; credit a passage [residues + 1, ...] goes to the residues and the token after
     the last; `before` tags come before the first. Passages without credit are left out."""
     order = sorted((i for i, c in enumerate(credit) if c.any()), key=lambda i: len(passages[i].tokens))
@@ -380,7 +386,7 @@ def batches(
             at = np.append(at, at[-1] + 1 if len(at) else before)
             at = at[at < len(passages[i].tokens)]
             weights[b, at] = torch.from_numpy(credit[i][: len(at)]).float()
-        yield Batch(rows, tokens.to(model.device), weights.to(model.device))
+        yield PassageBatch(rows, tokens.to(model.device), weights.to(model.device))
 
 
 def allowed_tokens(model: AntibodyModel, chains: str, species: str) -> Tensor:
@@ -396,7 +402,7 @@ def derivatives(
     passages: Sequence[Encoded],
     credit: Sequence[np.ndarray],
     where: Where,
-    writing: Mapping[str, Any],
+    writing: Writing,
     at: Tensor | None = None,
 ) -> Tensor:
     """[passages, targets, d_model] each passage's term of the derivative of E[f] with respect to a vector added after
@@ -426,7 +432,7 @@ def derivatives(
 
 def _log_p(
     model: AntibodyModel, layer: int, tokens: Tensor, acted: Tensor, vector: Tensor, allowed: Tensor,
-    writing: Mapping[str, Any],
+    writing: Writing,
 ) -> Tensor:  # fmt: skip
     """[batch, T - 1] log p of each token after the first with `vector` added after block `layer` where acted."""
 

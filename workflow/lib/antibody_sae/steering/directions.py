@@ -66,9 +66,10 @@ def panel_blocks(store: Store, labels: Labels, panel: Panel) -> Iterator[tuple[T
 
 
 def unit(rows: Tensor) -> Tensor:
-    return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    length: Tensor = rows.norm(dim=-1, keepdim=True)
+    return rows / length.clamp(min=1e-12)
 
 
 def typical_length(store: Store) -> float:
     """Root mean square length of the centred residual stream, which `norms` are multiples of."""
-    return float(store.manifest["scale"]) * store.d_model**0.5
+    return float(store.manifest["scale"] * store.d_model**0.5)

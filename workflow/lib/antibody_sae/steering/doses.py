@@ -29,10 +29,13 @@ def towards(arms: pd.DataFrame, targets: Mapping[str, str]) -> pd.DataFrame:
     written = arms["chains"].to_numpy()
     beside = [(row, target) for row in everywhere for target, chains in targets.items() if written[row] == chains]
     rest = pd.MultiIndex.from_frame(pd.DataFrame(beside, columns=["row", "concept"]).astype({"row": "int64"}))
-    table = pd.concat([chosen, pd.Series(None, index=rest, dtype=object)]).rename("criteria").reset_index()
+    table: pd.DataFrame = (
+        pd.concat([chosen, pd.Series(None, index=rest, dtype=object)]).rename("criteria").reset_index()
+    )
     hits = arms[[f"hits:{target}" for target in targets]].to_numpy()
     column = {target: i for i, target in enumerate(targets)}
-    return table.assign(hits=hits[table["row"], table["concept"].map(column)] if len(table) else [])
+    table["hits"] = hits[table["row"], table["concept"].map(column)] if len(table) else []
+    return table
 
 
 def baselines(arms: pd.DataFrame, targets: Mapping[str, str]) -> pd.DataFrame:

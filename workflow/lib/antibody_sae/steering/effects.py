@@ -156,7 +156,8 @@ class _Pool:
 
     def _there(self, target: str, length: float, without: int) -> np.ndarray:
         mine = (self._chains == self._targets[target]) & (self._n > 0)
-        return mine & np.isclose(self._length, length) & (self._arm != without)
+        chosen: np.ndarray = mine & np.isclose(self._length, length) & (self._arm != without)
+        return chosen
 
     def null(self, target: str, length: float, without: int = -1) -> Null | None:
         """Of the arms of this length but one."""
@@ -255,5 +256,6 @@ def _side_effects(arms: pd.DataFrame, unsteered: pd.DataFrame) -> pd.DataFrame:
         table = arms[["arm", "kind", "latent", "length", "n_valid"]].assign(concept=column.removeprefix("hits:"))
         table = table.assign(**_changes(hits, n, hits0, n0), p_value=two_proportions(hits, n, hits0, n0))
         parts.append(table[(hits > 0) | (hits0 > 0) | (n == 0)])
-    everything = pd.concat(parts, ignore_index=True)
-    return everything.assign(q_value=q_values(everything["p_value"].to_numpy(float)))
+    everything: pd.DataFrame = pd.concat(parts, ignore_index=True)
+    everything["q_value"] = q_values(everything["p_value"].to_numpy(float))
+    return everything

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,9 @@ from antibody_sae.io import read_parquet, write_parquet
 from antibody_sae.numbering import tables as numbering_tables
 from antibody_sae.numbering.anarci import split_chains
 
+if TYPE_CHECKING:
+    from antibody_sae.sections import ConceptsSection, LabelSections, NumberingSection, Writing
+
 NEIGHBOURS = 2000
 """Training sequences at most, evenly spaced, among which a designed sequence's nearest is looked for."""
 
@@ -30,8 +33,8 @@ def training_sequences(antibodies: pd.DataFrame, splits: pd.DataFrame, chains: s
     sides = [table[side].fillna("") for letter, side in (("H", "heavy"), ("L", "light")) if letter in chains]
     joined: Any = sides[0] if len(sides) == 1 else sides[0] + sides[1]
     texts = [str(text) for text in joined if text]
-    most = min(len(texts), NEIGHBOURS)
-    return [texts[i * len(texts) // most] for i in range(most)]
+    n = min(len(texts), NEIGHBOURS)
+    return [texts[i * len(texts) // n] for i in range(n)]
 
 
 def frequent(labels: Labels) -> list[str]:
@@ -41,7 +44,7 @@ def frequent(labels: Labels) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Numbered:
+class NumberedTexts:
     """Distinct texts that a model wrote, numbered."""
 
     antibodies: pd.DataFrame
@@ -52,7 +55,7 @@ class Numbered:
     """As numbering/residues.parquet, of the valid ones."""
 
 
-def number_texts(texts: Iterable[str], writing: Mapping[str, Any], settings: Mapping[str, Any]) -> Numbered:
+def number_texts(texts: Iterable[str], writing: Writing, settings: NumberingSection) -> NumberedTexts:
     """Number each distinct text once; `settings` is the `numbering` section (species, scheme).
 
     Incomplete domains are not valid, unless `writing` says that the model need not write complete ones.
@@ -73,20 +76,20 @@ def number_texts(texts: Iterable[str], writing: Mapping[str, Any], settings: Map
     bad = set(chains.loc[chains["status"] != "ok", "antibody_id"])
     antibodies["valid"] = antibodies["antibody_id"].isin(set(chains["antibody_id"]) - bad)
     keep = antibodies.loc[antibodies["valid"], "antibody_id"]
-    return Numbered(antibodies, chains, residues[residues["antibody_id"].isin(keep)].reset_index(drop=True))
+    return NumberedTexts(antibodies, chains, residues[residues["antibody_id"].isin(keep)].reset_index(drop=True))
 
 
 def outcomes(
     written: pd.DataFrame,
     concepts: Sequence[str],
-    writing: Mapping[str, Any],
-    settings: Mapping[str, Any],
+    writing: Writing,
+    settings: LabelSections,
     reference: Sequence[str],
-    most: int,
+    max_rows: int,
 ) -> pd.DataFrame:
     """What became of each row of `written`: valid (complete domains, cysteines in place, ended by itself), heavy,
-    light, v_gene, j_gene, cdr3 and fr4 (of the heavy, else the light chain), edit_distance (of each arm's first `most`
-    rows), and one bool column a concept.
+    light, v_gene, j_gene, cdr3 and fr4 (of the heavy, else the light chain), edit_distance (of each arm's first
+    `max_rows` rows), and one bool column a concept.
 
     `settings` holds the sections `numbering` and `concepts`; `reference` the training sequences among which the nearest
     is looked for (Levenshtein distance, in residues).
@@ -105,7 +108,7 @@ def outcomes(
     rows = written.merge(table.drop(columns="antibody_id"), on="text", how="left", validate="many_to_one")
     rows["valid"] &= rows["ended"]
     rows[names] = rows[names].mul(rows["valid"], axis=0)  # what does not count has no concept
-    near = (rows["row"] < most).to_numpy() & (rows["text"].str.len() > 0).to_numpy()
+    near = (rows["row"] < max_rows).to_numpy() & (rows["text"].str.len() > 0).to_numpy()
     rows["edit_distance"] = np.nan
     if len(reference) and near.any():
         distances = cdist(rows.loc[near, "text"].tolist(), reference, scorer=Levenshtein.distance, dtype=np.uint16)
@@ -113,7 +116,9 @@ def outcomes(
     return rows.drop(columns="text")
 
 
-def label_concepts(found: Numbered, concepts: Sequence[str], settings: Mapping[str, Any], species: str) -> np.ndarray:
+def label_concepts(
+    found: NumberedTexts, concepts: Sequence[str], settings: ConceptsSection, species: str
+) -> np.ndarray:
     """[texts, concepts] bool by the catalogue's own functions; False for texts that were not numbered.
 
     `settings` is the `concepts` section; columns of a run's input are not known of new antibodies: they are left out.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,9 @@ from antibody_sae.sae.model import SAE
 from antibody_sae.steering.arms import COLUMNS, RANDOM, pairs
 from antibody_sae.steering.criteria import ASSOCIATED, Known
 from antibody_sae.steering.directions import typical_length
+
+if TYPE_CHECKING:
+    from antibody_sae.sections import SteeringSection
 
 FEWEST = 4
 """Sequences of an explored arm at least."""
@@ -42,7 +45,7 @@ class Plan(NamedTuple):
 class _Arms:
     """Collects arms at every length of the settings."""
 
-    def __init__(self, settings: Mapping[str, Any], rms: float) -> None:
+    def __init__(self, settings: SteeringSection, rms: float) -> None:
         self.settings, self.rms = settings, rms
         self.rows: list[dict[str, Any]] = []
         self.vectors: list[Tensor] = []
@@ -70,7 +73,7 @@ def _numbered(table: pd.DataFrame, vectors: Tensor) -> Plan:
 
 
 def explore_layer(
-    directions: Mapping[str, Tensor], targets: Mapping[str, str], settings: Mapping[str, Any], store: Store
+    directions: Mapping[str, Tensor], targets: Mapping[str, str], settings: SteeringSection, store: Store
 ) -> Plan:
     """Exploration without an SAE: no steering, the directions ({kind: [targets, d_model]}), random directions.
 
@@ -97,7 +100,7 @@ def explore_sae(
     chosen: Sequence[Sequence[tuple[str, int]]],
     levers: Mapping[str, Tensor],
     targets: Mapping[str, str],
-    settings: Mapping[str, Any],
+    settings: SteeringSection,
     rms: float,
     seed: int,
 ) -> Plan:
@@ -148,7 +151,7 @@ def explore_sae(
     return arms.plan()
 
 
-def confirm(plan: Plan, doses: pd.DataFrame, settings: Mapping[str, Any]) -> Plan:
+def confirm(plan: Plan, doses: pd.DataFrame, settings: SteeringSection) -> Plan:
     """Of the explored arms those at the length that was chosen for their target and kind, and the random arms at every
     length that anything of their chains is confirmed at, so that nothing is compared with another length."""
     table = plan.table

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from antibody_sae.numbering.anarci import split_chains
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel, Encoded
+    from antibody_sae.sections import Writing
 
 
 def write(
@@ -22,7 +23,7 @@ def write(
     layer: int,
     plan: pd.DataFrame,
     arms: Sequence[Intervention],
-    writing: Mapping[str, Any],
+    writing: Writing,
     species: Sequence[str],
     scored: int,
     seed: Sequence[int],
@@ -33,7 +34,8 @@ def write(
     log_likelihood of the first `scored` of an arm, and of all without steering."""
     tables = []
     for chains, own in plan.groupby("chains", sort=False):
-        how, numbers = {**writing, "chains": chains}, own["arm"].to_numpy()
+        how: Writing = {**writing, "chains": str(chains)}
+        numbers = own["arm"].to_numpy()
         mine = [arms[a] for a in numbers]
         written = generate(model, layer, mine, own["n"].tolist(), how, seed, chunk, chunks)
         unsteered = np.flatnonzero(own["kind"] == "none").tolist()
@@ -47,7 +49,7 @@ def generate(
     layer: int,
     arms: Sequence[Intervention],
     counts: Sequence[int],
-    writing: Mapping[str, Any],
+    writing: Writing,
     seed: Sequence[int],
     chunk: int = 0,
     chunks: int = 1,
@@ -76,16 +78,16 @@ def generate(
 
 
 def log_likelihoods(
-    model: AntibodyModel, table: pd.DataFrame, writing: Mapping[str, Any], species: Sequence[str], most: int,
+    model: AntibodyModel, table: pd.DataFrame, writing: Writing, species: Sequence[str], max_rows: int,
     whole: Collection[int] = (),
 ) -> np.ndarray:  # fmt: skip
-    """[rows] mean log-likelihood (nats a residue) under the unsteered model of each arm's first `most` sequences, and
-    of all sequences of the arms in `whole`.
+    """[rows] mean log-likelihood (nats a residue) under the unsteered model of each arm's first `max_rows` sequences,
+    and of all sequences of the arms in `whole`.
 
     It is nan for the others and for texts without residues. Pairs count both chains, by residues.
     """
     value = np.full(len(table), np.nan)
-    wanted = (table["row"] < most).to_numpy()
+    wanted = (table["row"] < max_rows).to_numpy()
     if whole:
         wanted = wanted | table["arm"].isin(whole).to_numpy()
     rows = np.flatnonzero(wanted & (table["text"].str.len() > 0).to_numpy())

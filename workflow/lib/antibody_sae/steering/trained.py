@@ -28,6 +28,7 @@ from antibody_sae.steering.outcomes import label_concepts, number_texts
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel, Encoded
+    from antibody_sae.sections import LabelSections, SteeringSection, Writing
 
 SHORTER = 0.7
 """What the length is multiplied by where a round's sequences are not good enough."""
@@ -50,7 +51,7 @@ class Judged:
 Judge = Callable[[Sequence[str]], Judged]
 
 
-def catalogue_judge(targets: Sequence[str], writing: Mapping[str, Any], settings: Mapping[str, Any]) -> Judge:
+def catalogue_judge(targets: Sequence[str], writing: Writing, settings: LabelSections) -> Judge:
     """Judges by the numbering and the catalogue; `settings` holds the sections `numbering` and `concepts`."""
 
     def judge(texts: Sequence[str]) -> Judged:
@@ -103,7 +104,7 @@ class Workbench:
     model: AntibodyModel
     layer: int
     where: Where
-    writing: Mapping[str, Any]
+    writing: Writing
     """How the model writes: keys of the `sequences` section, among them chains, species, temperature, top_p, prompt."""
     targets: Sequence[str]
     judge: Judge
@@ -167,7 +168,7 @@ class Workbench:
         terms = crediting.derivatives(self.model, self.layer, passages, credit, self.where, self.writing)
         return Base(texts, passages, judged, values, probe, credit, terms, self._log_likelihood(passages))
 
-    def train(self, target: int, base: Base, length: float, n: int, seed: int, **options: Any) -> Trained:
+    def train(self, target: int, base: Base, length: float, n: int, seed: int, **options: Any) -> TrainedVector:
         """The trained vector of a target (its place in `targets`), n sequences a round; options as `train`'s."""
 
         def sample(vector: Tensor, number: int) -> tuple[float, float, float, Tensor]:
@@ -184,7 +185,7 @@ class Workbench:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedVector:
     """A vector, and how it came about."""
 
     vector: Tensor
@@ -203,7 +204,7 @@ def train(
     valid_bound: float = 0.95,
     mixing: float = 0.5,
     project: Callable[[Tensor], Tensor] = lambda direction: direction,
-) -> Trained:
+) -> TrainedVector:
     """Turn a vector of one length towards the derivative of its target's rate where it is.
 
     sample(vector, round) -> (rate, valid, log-likelihood, derivative [d_model]) on fresh sequences. `first`: the
@@ -235,13 +236,13 @@ def train(
             if stale == PATIENCE:
                 break
         direction = unit((1 - mixing) * direction + mixing * unit(derivative))
-    return Trained(found, pd.DataFrame(rows))
+    return TrainedVector(found, pd.DataFrame(rows))
 
 
 def levers(
-    bench: Workbench, base: Base, settings: Mapping[str, Any], typical_length: float
+    bench: Workbench, base: Base, settings: SteeringSection, typical_length: float
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
-    """(kind -> [targets, d_model] of unit directions, history of the training: concept and the columns of `Trained`).
+    """(kind -> [targets, d_model] of unit directions, history of the training: concept and columns of `TrainedVector`).
 
     `rate_derivative`, and `trained` where `settings` (the `steering` section) asks for it; a target that no round was
     good enough for keeps its derivative as `trained`, and the history says so.

@@ -98,7 +98,9 @@ class Figure:
         """Vega-Lite specification with its data, no colour scheme applied."""
         spec = self.chart.to_dict(validate=False)
         spec.pop("config", None)
-        return json.loads(json.dumps(spec), parse_constant=lambda _: None)  # JSON has no NaN, and a mark needs no place
+        # JSON has no NaN, and a mark needs no place
+        plain: dict[str, Any] = json.loads(json.dumps(spec), parse_constant=lambda _: None)
+        return plain
 
 
 def svg(figure: Figure) -> str:

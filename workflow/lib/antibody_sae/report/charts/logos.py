@@ -92,7 +92,9 @@ def logo(frequencies: pd.DataFrame, name: str) -> str:
 @cache
 def _letters() -> dict[str, str]:
     """Outlines of the 20 letters in a box of 100 x 100 (of DejaVu Sans Bold)."""
-    return json.loads((Path(__file__).parents[4] / "report" / "letters.json").read_text(encoding="utf-8"))
+    path = Path(__file__).parents[4] / "report" / "letters.json"
+    outlines: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return outlines
 
 
 def counted(cdr3: Iterable[Any], fr4: Iterable[Any]) -> pd.DataFrame:

@@ -12,6 +12,8 @@ from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.page import Column, Pick, Section, Table, columns
 from antibody_sae.report.run import Run, grouped
 
+TITLE = "Concepts"
+
 CHARTS = {
     "genes": ("Germline genes and families", True),
     "regions": ("Regions and parts", True),

@@ -14,7 +14,11 @@ import pandas as pd
 from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.io import parquet_batches, read_json, read_safetensors
 from antibody_sae.report import run as tables
-from antibody_sae.report.run import Run, Trained
+from antibody_sae.report.charts.base import Palette
+from antibody_sae.report.page import Section
+from antibody_sae.report.run import Run, TrainedSAE
+
+TITLE = "Latents"
 
 SHOWN_CONCEPTS = 8
 NEAREST = 2
@@ -23,7 +27,12 @@ STEPS = 99
 """Activations of residues are whole numbers of this many steps of the antibody's largest."""
 
 
-def records(run: Run, sae: Trained, arms: pd.DataFrame) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def sections(run: Run, palette: Palette) -> list[Section]:
+    """None of its own: the page's template draws the browser, from `records`."""
+    return []
+
+
+def records(run: Run, sae: TrainedSAE, arms: pd.DataFrame) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """(columns of the list of latents, one record a latent); empty where the run has no concepts of this SAE."""
     table = run.table(f"latents/{sae.folder}.parquet")
     if not len(table):
@@ -201,7 +210,7 @@ def _add_runs(runs: list[list[str]], letters: np.ndarray, names: np.ndarray) -> 
             runs.append([str(names[a]), text])
 
 
-def nearest(run: Run, sae: Trained) -> list[list[list[Any]]]:
+def nearest(run: Run, sae: TrainedSAE) -> list[list[list[Any]]]:
     """For each latent, [key, latent, cosine] of its nearest decoder directions in every other SAE of the layer."""
     own = decoder(run, sae)
     near: list[list[list[Any]]] = [[] for _ in own]
@@ -217,5 +226,5 @@ def nearest(run: Run, sae: Trained) -> list[list[list[Any]]]:
     return near
 
 
-def decoder(run: Run, sae: Trained) -> np.ndarray:
+def decoder(run: Run, sae: TrainedSAE) -> np.ndarray:
     return read_safetensors(run.folder / "saes" / sae.folder / "sae.safetensors")["decoder.weight"].float().numpy()

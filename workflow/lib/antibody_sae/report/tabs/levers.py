@@ -17,6 +17,8 @@ from antibody_sae.steering.alternatives import price
 from antibody_sae.steering.arms import RANDOM
 from antibody_sae.steering.sparse import half_size
 
+TITLE = "Levers"
+
 NOT_LEVERS = (*RANDOM, "none", "matched_latent", "shuffled_sign")
 """Kinds that nobody would use: controls."""
 SPARSE = r"sparse_(\d+)"
@@ -26,8 +28,8 @@ ARM = ["layer", "sae", "seed", "kind", "concept", "latent", "length"]
 """What names an arm in both stages."""
 
 
-def sections(run: Run, palette: Palette) -> list[Section]:
-    """The tab's sections; empty where the run has neither a confirmed lever nor a map of control."""
+def sections(run: Run, palette: Palette) -> list[Section] | None:
+    """The tab's sections; None where the run has neither a confirmed lever nor a map of control."""
     arms = _levers(run)
     best = best_handles(run, arms)
     layers = [str(layer) for layer in run.config["activations"]["layers"]]
@@ -40,7 +42,7 @@ def sections(run: Run, palette: Palette) -> list[Section]:
         *_maps(run, target),
         _details(run),
     ]
-    return [part for part in parts if part.figures or part.tables]
+    return [part for part in parts if part.figures or part.tables] or None
 
 
 def _levers(run: Run) -> pd.DataFrame:

@@ -11,10 +11,12 @@ import pandas as pd
 
 from antibody_sae.io import read_json
 from antibody_sae.report.charts import library as charts
-from antibody_sae.report.charts.base import Figure
+from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo, counted, logo
 from antibody_sae.report.page import Column, Section, Table, columns
 from antibody_sae.report.run import Run
+
+TITLE = "Libraries"
 
 MOST_GENES = 12
 """Genes at most in a picture, the most frequent of the library and the unsteered model."""
@@ -27,10 +29,10 @@ _PICKED = {
 }  # fmt: skip
 
 
-def sections(run: Run) -> list[Section]:
-    """A section a library that is there."""
+def sections(run: Run, palette: Palette) -> list[Section] | None:
+    """A section a library that is there; None without one."""
     found = [(name, run.folder / "designs" / name / "page.json") for name in run.config.get("designs", [])]
-    return [_section(name, read_json(file)) for name, file in found if file.exists()]
+    return [_section(name, read_json(file)) for name, file in found if file.exists()] or None
 
 
 def _section(name: str, data: Mapping[str, Any]) -> Section:

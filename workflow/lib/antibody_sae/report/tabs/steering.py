@@ -17,14 +17,17 @@ from antibody_sae.report.page import Pick, Section, Table, columns
 from antibody_sae.report.run import CHAINS, CONTROLS, Run, grouped, kind_label, rows, slug
 from antibody_sae.steering.criteria import CRITERIA
 
+TITLE = "Steering"
+
 LENGTH = "length of the added vector, rms lengths"
 """In units of the root mean square length of the layer's centred activations."""
 MOST_MOVED = 30
 """Concepts on the chart of side effects."""
 
 
-def sections(run: Run, steered: pd.DataFrame, palette: Palette) -> list[Section]:
-    """The tab's sections; `steered` is what `arms` gives. Those without pictures and tables are left out."""
+def sections(run: Run, palette: Palette) -> list[Section]:
+    """The tab's sections; those without pictures and tables are left out."""
+    steered = arms(run)
     if not len(steered):
         return [Section("No latent was steered in this run")]
     layers = [str(layer) for layer in run.config["activations"]["layers"]]

@@ -11,6 +11,8 @@ from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.page import Pick, Section, Table, columns
 from antibody_sae.report.run import Run, rows, title
 
+TITLE = "Training"
+
 
 def layer_picks(run: Run) -> list[Pick]:
     """The choice of a layer, where the run has several."""
@@ -18,7 +20,7 @@ def layer_picks(run: Run) -> list[Pick]:
     return [Pick("layer", "Layer", [(str(layer), str(layer)) for layer in layers])] if len(layers) > 1 else []
 
 
-def training(run: Run, palette: Palette) -> list[Section]:
+def sections(run: Run, palette: Palette) -> list[Section]:
     """How the SAEs were trained and how well they reconstruct."""
     history = run.of_saes("saes/{}/history.parquet")
     metrics = pd.DataFrame(
