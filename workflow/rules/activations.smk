@@ -26,6 +26,22 @@ rule harvest:
         "../scripts/harvest.py"
 
 
+use rule harvest as harvest_random with:
+    output:
+        expand(
+            f"{OUT}/activations/random-seed{{{{seed}}}}/layer{{layer}}/shard-{{{{shard}}}}.safetensors",
+            layer=LAYERS,
+        ),
+    log:
+        f"{OUT}/logs/harvest_random-seed{{seed}}-{{shard}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/harvest_random-seed{{seed}}-{{shard}}.tsv"
+    params:
+        model=lambda wildcards: presets.drawn(config["model"], int(wildcards.seed)),
+        activations=config["activations"],
+        code=code("harvest.py"),
+
+
 rule manifest:
     input:
         SHARDS,
@@ -45,3 +61,18 @@ rule manifest:
         code=code("manifest.py"),
     script:
         "../scripts/manifest.py"
+
+
+use rule manifest as manifest_random with:
+    input:
+        expand(
+            f"{OUT}/activations/random-seed{{seed}}/layer{{layer}}/shard-{{shard}}.safetensors",
+            shard=range(config["activations"]["shards"]),
+            allow_missing=True,
+        ),
+    output:
+        f"{OUT}/activations/random-seed{{seed}}/layer{{layer}}/manifest.json",
+    log:
+        f"{OUT}/logs/manifest_random-seed{{seed}}-layer{{layer}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/manifest_random-seed{{seed}}-layer{{layer}}.tsv"

@@ -4,9 +4,10 @@
 OUT = f"results/{config['run']}"
 LAYERS = config["activations"]["layers"]
 SAES = settings.saes(config)
-SEEDS = config["saes"]["seeds"]
+SEEDS = settings.seeds(config)  # of each SAE
 ONE_SAE = "layer{layer}/{sae}-seed{seed}"
-EVERY_SAE = expand(ONE_SAE, layer=LAYERS, sae=SAES, seed=SEEDS)
+EVERY_SAE = [f"layer{layer}/{sae}-seed{seed}" for layer in LAYERS for sae in SAES for seed in SEEDS[sae]]
+TRAINED = [sae for sae in SAES if settings.control_of(SAES[sae]) is None]  # controls stand beside, and are not steered
 SHARDS = expand(
     f"{OUT}/activations/layer{{layer}}/shard-{{shard}}.safetensors",
     shard=range(config["activations"]["shards"]),
@@ -50,6 +51,28 @@ def pick(section, *keys):
     return {key: config[section][key] for key in keys}
 
 
+def model_of(wildcards):
+    """The language model that an SAE is trained on."""
+    drawn = SAES[wildcards.sae]["random_model"]
+    return presets.drawn(config["model"], int(wildcards.seed)) if drawn else config["model"]
+
+
+def stage_of(stage, name):
+    """A layer's file of a stage, as an input function: of the model that the SAE is trained on."""
+
+    def path(wildcards):
+        drawn = f"random-seed{wildcards.seed}/" if SAES[wildcards.sae]["random_model"] else ""
+        return f"{OUT}/{stage}/{drawn}layer{wildcards.layer}/{name}"
+
+    return path
+
+
+def shards_of(wildcards):
+    """The activations that an SAE is trained on."""
+    shards = range(config["activations"]["shards"])
+    return [stage_of("activations", f"shard-{shard}.safetensors")(wildcards) for shard in shards]
+
+
 def chunk_files(wildcards):
     return FILES[int(wildcards.chunk) :: len(SEQUENCE_CHUNKS)]
 
@@ -84,8 +107,8 @@ def design_uses(asked, kind):
 def design_sae_folders(asked):
     """Folders of the SAEs that a design may draw on: the one it names, the first where it names latents, else all of one
     seed."""
-    names = [asked["sae"]] if asked["sae"] else list(SAES)[:1] if asked["latents"] else list(SAES)
-    return [f"{name}-seed{SEEDS[0] if asked['sae_seed'] is None else asked['sae_seed']}" for name in names]
+    names = [asked["sae"]] if asked["sae"] else TRAINED[:1] if asked["latents"] else TRAINED
+    return [f"{name}-seed{SEEDS[name][0] if asked['sae_seed'] is None else asked['sae_seed']}" for name in names]
 
 
 def design_files_of(stage, name, used):

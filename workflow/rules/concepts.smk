@@ -58,12 +58,29 @@ rule concept_baselines:
         "../scripts/concept_baselines.py"
 
 
+use rule concept_baselines as concept_baselines_random with:
+    input:
+        labels=LABELLED,
+        manifest=f"{OUT}/activations/random-seed{{seed}}/layer{{layer}}/manifest.json",
+        shards=expand(
+            f"{OUT}/activations/random-seed{{seed}}/layer{{layer}}/shard-{{shard}}.safetensors",
+            shard=range(config["activations"]["shards"]),
+            allow_missing=True,
+        ),
+    output:
+        f"{OUT}/concepts/random-seed{{seed}}/layer{{layer}}/baselines.parquet",
+    log:
+        f"{OUT}/logs/concept_baselines_random-seed{{seed}}-layer{{layer}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/concept_baselines_random-seed{{seed}}-layer{{layer}}.tsv"
+
+
 rule associate:
     input:
         labels=LABELLED,
-        baselines=f"{OUT}/concepts/layer{{layer}}/baselines.parquet",
-        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
-        shards=SHARDS,
+        baselines=stage_of("concepts", "baselines.parquet"),
+        manifest=stage_of("activations", "manifest.json"),
+        shards=shards_of,
         sae=expand(f"{OUT}/saes/{ONE_SAE}/{{file}}", file=["sae.safetensors", "config.json"], allow_missing=True),
     output:
         associations=f"{OUT}/concepts/{ONE_SAE}/associations.parquet",
@@ -81,7 +98,7 @@ rule associate:
         mem_mb=memory(4000, 0),
         runtime=minutes(60),
     params:
-        model=config["model"],
+        model=model_of,
         concepts=pick("concepts", "thresholds", "floor", "q", "bootstrap", "seed"),
         code=code("associate.py"),
     script:
@@ -122,6 +139,7 @@ rule concept_tables:
         mem_mb=memory(1000, 10),
         runtime=minutes(10),
     params:
+        controls=[sae for sae in SAES if sae not in TRAINED],
         code=code("concept_tables.py"),
     script:
         "../scripts/concept_tables.py"

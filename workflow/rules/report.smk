@@ -53,11 +53,12 @@ rule report:
         labels=f"{OUT}/concepts/labels.json",
         history=expand(f"{OUT}/saes/{{sae}}/history.parquet", sae=EVERY_SAE),
         weights=expand(f"{OUT}/saes/{{sae}}/sae.safetensors", sae=EVERY_SAE),
-        stability=(
-            expand(f"{OUT}/saes/layer{{layer}}/{{sae}}-stability.json", layer=LAYERS, sae=SAES)
-            if len(SEEDS) > 1
-            else []
-        ),
+        stability=[
+            f"{OUT}/saes/layer{layer}/{sae}-stability.json"
+            for layer in LAYERS
+            for sae in TRAINED
+            if len(SEEDS[sae]) > 1
+        ],
         associations=expand(f"{OUT}/concepts/{{sae}}/associations.parquet", sae=EVERY_SAE),
         latents=expand(f"{OUT}/latents/{{sae}}.parquet", sae=EVERY_SAE),
         side_effects=every_steered("side_effects.parquet"),
@@ -74,11 +75,7 @@ rule report:
             layer=LAYERS,
             file=["control_map", "reliability", "training"],
         ),
-        sparse=(
-            expand(f"{OUT}/steering/{{sae}}/levers.parquet", sae=EVERY_SAE)
-            if "sparse" in config["steering"]["levers"]
-            else []
-        ),
+        sparse=(every_steered("levers.parquet") if "sparse" in config["steering"]["levers"] else []),
         libraries=expand(f"{OUT}/designs/{{design}}/page.json", design=config["designs"]),
     output:
         page=report(

@@ -1,10 +1,16 @@
 # Stage 5: sparse autoencoders, one job each; with two seeds or more, how far the seeds agree.
 
 
+def of_seeds(wildcards, name):
+    """A file of each seed of an SAE."""
+    folder = f"{OUT}/saes/layer{wildcards.layer}/{wildcards.sae}-seed"
+    return [f"{folder}{seed}/{name}" for seed in SEEDS[wildcards.sae]]
+
+
 rule train_sae:
     input:
-        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
-        shards=SHARDS,
+        manifest=stage_of("activations", "manifest.json"),
+        shards=shards_of,
         splits=f"{OUT}/splits/antibodies.parquet",
         chains=f"{OUT}/numbering/chains.parquet",
     output:
@@ -24,7 +30,7 @@ rule train_sae:
         gpu=0,
     params:
         run=lambda wildcards, input: str(Path(input.splits).parents[1]),
-        model=config["model"]["name"],
+        model=lambda wildcards: presets.known_as(model_of(wildcards)),
         device=config["model"]["device"],
         settings=lambda wildcards: SAES[wildcards.sae],
         checkpoint=f"{OUT}/checkpoints/saes/{ONE_SAE}.safetensors",
@@ -37,8 +43,8 @@ rule evaluate_sae:
     input:
         sae=f"{OUT}/saes/{ONE_SAE}/config.json",
         weights=f"{OUT}/saes/{ONE_SAE}/sae.safetensors",
-        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
-        shards=SHARDS,
+        manifest=stage_of("activations", "manifest.json"),
+        shards=shards_of,
         splits=f"{OUT}/splits/antibodies.parquet",
         chains=f"{OUT}/numbering/chains.parquet",
         antibodies=f"{OUT}/sequences/antibodies.parquet",
@@ -57,7 +63,7 @@ rule evaluate_sae:
         gpu=0,
     params:
         run=lambda wildcards, input: str(Path(input.splits).parents[1]),
-        model=config["model"],
+        model=model_of,
         code=code("evaluate_sae.py"),
     script:
         "../scripts/evaluate_sae.py"
@@ -65,14 +71,8 @@ rule evaluate_sae:
 
 rule compare_seeds:
     input:
-        weights=expand(
-            f"{OUT}/saes/layer{{{{layer}}}}/{{{{sae}}}}-seed{{seed}}/sae.safetensors",
-            seed=SEEDS,
-        ),
-        metrics=expand(
-            f"{OUT}/saes/layer{{{{layer}}}}/{{{{sae}}}}-seed{{seed}}/metrics.json",
-            seed=SEEDS,
-        ),
+        weights=lambda wildcards: of_seeds(wildcards, "sae.safetensors"),
+        metrics=lambda wildcards: of_seeds(wildcards, "metrics.json"),
     output:
         f"{OUT}/saes/layer{{layer}}/{{sae}}-stability.json",
     log:
@@ -86,7 +86,7 @@ rule compare_seeds:
         mem_mb=memory(2000, 0),
         runtime=minutes(30),
     params:
-        seeds=SEEDS,
+        seeds=lambda wildcards: SEEDS[wildcards.sae],
         code=code("compare_seeds.py"),
     script:
         "../scripts/compare_seeds.py"

@@ -8,13 +8,12 @@ WRITING = pick("sequences", "chains", "species", "temperature", "top_p", "prompt
 WRITING["complete"] = not GENERATE or config["sequences"]["complete"]
 LABELS = pick("concepts", "bins", "metadata", "position_pairs")
 TARGETS = f"{OUT}/steering/targets.json"
-TRAINED = [sae for sae in SAES if SAES[sae]["tokens"]]  # an untrained SAE stands beside the others, and is not steered
-UNITS = [f"{sae}-seed{seed}" for sae in TRAINED for seed in SEEDS]
+UNITS = [f"{sae}-seed{seed}" for sae in TRAINED for seed in SEEDS[sae]]
 STEERED = [
     {"sae": sae, "architecture": SAES[sae]["architecture"], "seed": seed, "layer": layer}
     for layer in LAYERS
     for sae in TRAINED
-    for seed in SEEDS
+    for seed in SEEDS[sae]
 ]
 
 

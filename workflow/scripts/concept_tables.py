@@ -9,7 +9,8 @@ snakemake = globals()["snakemake"]
 with job(snakemake):
     best = [read_parquet(path) for path in snakemake.input.best]
     latents = [read_parquet(path, columns=concepts.LATENT_COLUMNS) for path in snakemake.input.latents]
-    tables = concepts.best_latents(best), concepts.interpretable(latents), concepts.complexity(latents)
+    involved = concepts.complexity(latents, snakemake.params.controls)
+    tables = concepts.best_latents(best), concepts.interpretable(latents), involved
     for table, path in zip(tables, snakemake.output, strict=True):
         with atomic(path) as part:
             table.to_csv(part, index=False, float_format="%.6g")

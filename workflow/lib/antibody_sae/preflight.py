@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antibody_sae.config import passages, saes
+from antibody_sae.config import control_of, passages, saes, seeds
 from antibody_sae.io import InputError, read_json, write_json
 from antibody_sae.sequences import readers
 from antibody_sae.sequences.records import ReadSettings
@@ -33,6 +33,9 @@ MEAN_RESIDUES = {"H": 121, "L": 108, "HL": 229}
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _BOUND = 1.2
 """Seconds of processor time a probe may take, so that a slow machine gives an estimate and not a wait."""
+_ASSOCIATED = 2.5
+"""Tokens of training that take as long as one residue of evaluating and associating an SAE (2,048 latents and 500
+concepts, measured once: it is not probed)."""
 _HEAVY = (
     "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKG"
     "RFTISADTSKNTAYLQMNSLRAEDTAVYYCSRWGGDGFYAMDYWGQGTLVTVSS"
@@ -205,7 +208,8 @@ def steered(config: Config) -> int:
     levers = steering["levers"]
     kinds = 2 + len(steering["lever_sizes"]) * ("sparse" in levers)  # matched latents, shuffled signs
     sae = targets * (tries * latents + kinds * single) + parts * random * few
-    trained = sum(each["tokens"] > 0 for each in saes(config).values()) * len(config["saes"]["seeds"])
+    own = seeds(config)
+    trained = sum(len(own[name]) for name, each in saes(config).items() if control_of(each) is None)
     directions = 3 + ("trained" in levers)
     made = targets * steering["lever_rounds"] * steering["n"] if {"sparse", "trained"} & set(levers) else 0
     made += parts * steering["gradient_antibodies"]
@@ -222,8 +226,10 @@ def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[st
     kept = min(tokens, activations["max_tokens"] or tokens)
     per_layer = kept * (d_model * _BYTES[activations["dtype"]] + 8)
     layers = len(activations["layers"])
-    trained = saes(config).values()
-    jobs = layers * len(config["saes"]["seeds"]) * len(trained)
+    own, known = seeds(config), saes(config)
+    jobs = layers * sum(map(len, own.values()))
+    learned = layers * sum(len(own[name]) * each["tokens"] for name, each in known.items())
+    read = 1 + len({seed for name, each in known.items() if each["random_model"] for seed in own[name]})  # models
     start = rates.start  # of each job: seconds that a small run spends on little else
     work = {  # seconds on one thread, and the threads that can share it
         "generate": (n / rates.generated + start * sequences["chunks"], sequences["chunks"]),
@@ -231,11 +237,12 @@ def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[st
             n * len(chains) / rates.numbered + start * config["numbering"]["chunks"],
             config["numbering"]["chunks"],
         ),
-        "harvest": (tokens / rates.harvested + start * activations["shards"], activations["shards"]),
-        "train": (
-            jobs * (sum(s["tokens"] for s in trained) / len(trained) / rates.trained + start),
-            jobs * config["saes"]["threads"],
+        "harvest": (
+            read * (tokens / rates.harvested + start * activations["shards"]),
+            read * activations["shards"],
         ),
+        "train": (learned / rates.trained + jobs * start, jobs * config["saes"]["threads"]),
+        "associate": (jobs * (_ASSOCIATED * kept / rates.trained + 2 * start), jobs),
         "steer": (  # each SAE's arms, and each layer's controls, in chunks
             steered(config) * (1 / rates.generated + 1 / rates.numbered)
             + start * (jobs + layers) * (config["steering"]["chunks"] + 2),
@@ -244,15 +251,18 @@ def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[st
     }
     if sequences["source"] != "generate":
         del work["generate"]
-    total = layers * per_layer + tokens * 40  # a residue's row in the tables
+    total = read * layers * per_layer + tokens * 40  # a residue's row in the tables
     lines = [
         f"antibodies        {n:>14,}" + ("" if sequences["source"] == "generate" else "  (estimated from the files)"),
         f"tokens            {tokens:>14,}  ({MEAN_RESIDUES[chains]} residues an antibody)",
         f"activations       {per_layer / 1e9:>14.2f}  GB a layer, {layers} layer{'s' if layers > 1 else ''}"
-        + (f", {kept:,} residues kept" if kept < tokens else ""),
+        + (f", {kept:,} residues kept" if kept < tokens else "")
+        + (f", of {read} models" if read > 1 else ""),
     ]
-    for name, (seconds, threads) in work.items():
-        lines.append(f"time to {name:<10}{_duration(seconds / min(cores, threads)):>14}  on {cores} cores")
+    shared = {name: seconds / min(cores, threads) for name, (seconds, threads) in work.items()}
+    for name, seconds in shared.items():
+        lines.append(f"time to {name:<10}{_duration(seconds):>14}  on {cores} cores")
+    lines.append(f"time in all       {_duration(sum(shared.values())):>14}  (longer where threads share a core)")
     return "\n".join(lines), int(total)
 
 

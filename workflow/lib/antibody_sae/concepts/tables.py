@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import pandas as pd
@@ -55,12 +55,12 @@ _BINS = np.arange(-6, 0.01, 0.25)
 """Edges of the bins of log10 density."""
 
 
-def complexity(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+def complexity(tables: Iterable[pd.DataFrame], controls: Collection[str] = ()) -> pd.DataFrame:
     """tables/complexity.csv: how involved the activation patterns are, per layer, SAE and seed, over non-dead latents.
 
     Mean and median of each measure for all latents, the first 64 (where Ordered puts its broadest) and the others, and
-    the mean at matched density: among a layer's and seed's SAEs each bin of density weighs the fewest latents that any
-    of them has in it, so that a denser SAE is not the more complex for that.
+    the mean at matched density: among a layer's and seed's SAEs but `controls` each bin of density weighs the fewest
+    latents that any of them has in it, so that a denser SAE is not the more complex for that.
     """
     rows = []
     living = [t[t["max_activation"] > 0] for t in tables]
@@ -71,7 +71,8 @@ def complexity(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
             for measure in COMPLEXITY:
                 row[f"{measure}_mean"], row[f"{measure}_median"] = part[measure].mean(), part[measure].median()
             rows.append(row)
-    for _, group in pd.concat(living).groupby(["layer", "seed"]):
+    everything = pd.concat(living)
+    for _, group in everything[~everything["sae"].isin(controls)].groupby(["layer", "seed"]):
         bins = np.digitize(np.log10(group["density"].clip(lower=1e-9)), _BINS)
         weight = group.groupby([bins, "sae"]).size().unstack(fill_value=0).min(axis=1)
         for (layer, sae, seed), part in group.assign(bin=bins).groupby(["layer", "sae", "seed"]):

@@ -26,7 +26,7 @@ from antibody_sae import hardware
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.io import InputError, sha256_file
 from antibody_sae.models import attention, generation
-from antibody_sae.models.presets import ModelSpec, resolve
+from antibody_sae.models.presets import ModelSpec, known_as, resolve
 from antibody_sae.species import tag
 
 if TYPE_CHECKING:
@@ -309,7 +309,8 @@ class AntibodyModel:
 
 
 def load(model: ModelSection) -> AntibodyModel:
-    """Load what a config's `model:` section names (keys: name, path, template, dtype, device, revision, remote_code).
+    """Load what a config's `model:` section names (keys: name, path, template, dtype, device, revision, remote_code),
+    or the same with random weights, of a section made by `presets.drawn`.
 
     Raises InputError that says how to get weights that are not there.
     """
@@ -320,14 +321,18 @@ def load(model: ModelSection) -> AntibodyModel:
     wanted = model.get("dtype", "auto")
     dtype = getattr(torch, hardware.fast_dtype(device) if wanted == "auto" else wanted)
     hf, vocabulary = _load_packaged(spec) if spec.packaged else _load_checkpoint(spec)
+    if "drawn" in model:
+        _draw_weights(hf, model["drawn"])
     hf = hf.to(device=device, dtype=dtype).eval().requires_grad_(False)
     if not spec.remote_code:
         hf.set_attn_implementation(attention.NAME)
     folder = Path(spec.checkpoint)
     weights = sorted(p for p in folder.glob("*") if p.suffix in {".safetensors", ".bin"} and "training" not in p.name)
+    if "drawn" in model:
+        weights = []
     readable = json.dumps([sorted(vocabulary.items()), sorted(spec.templates.items())])
     provenance = {
-        "model": spec.name,
+        "model": known_as(model),
         "revision": spec.revision or getattr(hf.config, "_commit_hash", None),
         "weights_sha256": [sha256_file(p) for p in weights] if weights else _hash_weights(hf),
         "tokenizer_sha256": hashlib.sha256(readable.encode()).hexdigest(),
@@ -338,8 +343,16 @@ def load(model: ModelSection) -> AntibodyModel:
     return AntibodyModel(spec, hf, vocabulary, provenance)
 
 
+def _draw_weights(hf: Any, seed: int) -> None:
+    """Draw every weight anew, embeddings too, as the model's class does before training (GPT-2: normal with the
+    config's initializer_range, .02, the blocks' output projections by 1 / sqrt(2 layers) of it; biases 0, norms 1)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        hf.load_state_dict(type(hf)(hf.config).state_dict())
+
+
 def _hash_weights(hf: nn.Module) -> str:
-    """SHA-256 over the parameters, for a checkpoint whose files lie in a hub's cache."""
+    """SHA-256 over the parameters, where no file holds them or it lies in a hub's cache."""
     digest = hashlib.sha256()
     for name, value in sorted(hf.state_dict().items()):
         digest.update(name.encode())

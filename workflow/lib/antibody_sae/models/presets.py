@@ -69,6 +69,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def drawn(model: ModelSection, seed: int) -> ModelSection:
+    """The `model:` section of the same architecture with its weights drawn anew."""
+    return {**model, "drawn": seed}
+
+
+def known_as(model: ModelSection) -> str:
+    """The name that what is computed with a model carries: drawn weights are never taken for others."""
+    return f"{model['name']} with random weights, seed {model['drawn']}" if "drawn" in model else str(model["name"])
+
+
 def resolve(model: ModelSection) -> ModelSpec:
     """The checkpoint and template that a config's `model:` section names.
 

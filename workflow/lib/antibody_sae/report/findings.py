@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from antibody_sae.config import control_of
 from antibody_sae.report.run import Run, rows, title
 from antibody_sae.significance import Interval, paired
 from antibody_sae.steering.criteria import CRITERIA
@@ -189,12 +190,14 @@ decides, between latents of matched density; entropies are secondary."""
 def _complexity(run: Run) -> dict[str, Any]:
     claim = "Ordered's patterns are more complex than TopK's"
     table = matched_density(run)
-    if not len(table) or not {"topk", "ordered"} <= set(table["architecture"]):
+    first = {kind: first_of(run, kind) for kind in ("topk", "ordered")}
+    if not len(table) or None in first.values():
         return _untested(claim, "This run has no TopK and Ordered SAE side by side.")
-    mean = table.groupby("architecture")[list(COMPLEXITY_WORDS)].mean()
+    parts = {kind: table[table["sae"] == name] for kind, name in first.items()}
+    mean = {key: {kind: own[key].mean() for kind, own in parts.items()} for key in COMPLEXITY_WORDS}
     pairs = {key: (float(mean[key]["ordered"]), float(mean[key]["topk"])) for key in COMPLEXITY_WORDS}
     column = "n_above_yes_mean"
-    by = {kind: own.groupby(["seed", "layer"])[column].mean() for kind, own in table.groupby("architecture")}
+    by = {kind: own.groupby(["seed", "layer"])[column].mean() for kind, own in parts.items()}
     difference = paired(by["ordered"], by["topk"])
     ordered, topk = pairs[column]
     text = (
@@ -215,10 +218,12 @@ def _complexity(run: Run) -> dict[str, Any]:
 
 
 def matched_density(run: Run) -> pd.DataFrame:
-    """tables/complexity.csv between latents of matched density, with `architecture`; empty where the run has none."""
+    """tables/complexity.csv between latents of matched density; empty where the run has none."""
     table = run.csv("complexity")
-    if not len(table):
-        return table
-    named = {title(name): settings["architecture"] for name, settings in run.settings.items()}
-    table = table[table["subset"] == "matched density"]
-    return table.assign(architecture=table["sae"].map(named))
+    return table[table["subset"] == "matched density"] if len(table) else table
+
+
+def first_of(run: Run, architecture: str) -> str | None:
+    """Title of the first SAE of an architecture that is no control: the one that the claims are about."""
+    own = [name for name, of in run.settings.items() if of["architecture"] == architecture and control_of(of) is None]
+    return title(own[0]) if own else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from antibody_sae.config import passages, saes
+from antibody_sae.config import passages, saes, seeds
 from antibody_sae.io import InputError, read_json, read_parquet
 from antibody_sae.sae.prefixes import ARCHITECTURES
 
@@ -94,9 +94,10 @@ class Run:
             TrainedSAE(layer, name, seed)
             for layer in config["activations"]["layers"]
             for name in self.settings
-            for seed in config["saes"]["seeds"]
+            for seed in seeds(config)[name]
         ]
-        self.many_layers, self.many_seeds = len(config["activations"]["layers"]) > 1, len(config["saes"]["seeds"]) > 1
+        self.many_layers = len(config["activations"]["layers"]) > 1
+        self.many_seeds = len({sae.seed for sae in self.saes}) > 1
 
     def title(self, sae: TrainedSAE) -> str:
         """The SAE's title, with layer and seed where the run has several."""

@@ -27,6 +27,8 @@ class Settings:
     """Active latents of a token."""
     tokens: int = 2_400_000
     """Tokens of training, in as many passes over the training split as it takes."""
+    random_model: bool = False
+    """Whether the activations are those of the model with its weights drawn anew: the control of claim 1."""
     batch_size: int = 2048
     """Tokens of a step."""
     learning_rate: float = 6e-3
