@@ -66,6 +66,23 @@ def test_subsampling_saves_disk(quick):
     assert preflight.estimate({**quick, "activations": activations}, RATES, 2, 192)[1] < everything / 5
 
 
+def test_seeds_and_controls_count(quick):
+    """An SAE's own seeds; the control on random weights is harvested and stored once a seed, and not steered."""
+    saes = {**quick["saes"], "seeds": [0, 1, 2, 3, 4]}
+    topk, other = {"architecture": "topk"}, {"architecture": "ordered", "seeds": [0, 1]}
+    control = {"architecture": "topk", "random_model": True, "seeds": [0, 1, 2]}
+    few, more, controlled = (
+        {**quick, "saes": {**saes, "train": train}}
+        for train in ({"topk": topk}, {"topk": topk, "other": other}, {"topk": topk, "control": control})
+    )
+    layer = 2 * preflight.steered({**quick, "saes": {**saes, "train": {"topk": {**topk, "seeds": [0]}}}})
+    layer -= preflight.steered({**quick, "saes": {**saes, "train": {"topk": {**topk, "seeds": [0, 1]}}}})
+    each = (preflight.steered(few) - layer) / 5
+    assert preflight.steered(more) == layer + 7 * each
+    assert preflight.steered(controlled) == preflight.steered(few)
+    assert preflight.estimate(controlled, RATES, 2, 192)[1] > 3 * preflight.estimate(few, RATES, 2, 192)[1]
+
+
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "fasta", "parquet"])
 def test_records_are_counted_from_the_start_of_a_file(tmp_path, kind):
     n = 30_000

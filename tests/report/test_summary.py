@@ -158,6 +158,25 @@ def test_matching_is_judged_against_controls_and_on_topk_alone():
     assert findings.matching(_rows(one), [])["verdict"] == findings.ONE_SEED
 
 
+@pytest.mark.parametrize(("random_model", "verdict"), [(0.02, "confirmed"), (0.4, "not confirmed")])
+def test_the_verdict_follows_from_the_control_on_random_weights(tmp_path, random_model, verdict):
+    """From a run's own configuration and tables: which SAE is which control, and what it does to claim 1."""
+    controls = {"topk_untrained": {"tokens": 0}, "topk_random_model": {"random_model": True}}
+    config = synthetic_run.configuration(saes={"seeds": [0, 1, 2], "train": {"topk": {}, **controls}})
+    run = synthetic_run.make(tmp_path, config, steered=False)
+    path = run.folder / "tables" / "interpretable.csv"
+    table = pd.read_csv(path)
+    shares = {"topk": 0.2, "topk_untrained": 0.01, "topk_random_model": random_model}
+    assert set(table["sae"]) == set(shares)
+    table["share_strict"] = table["sae"].map(shares) + 0.01 * table["seed"] * (table["sae"] == "topk")
+    table.to_csv(path, index=False)
+    finding = tables_summary.summary(run)["findings"][0]
+    assert finding["verdict"] == verdict
+    assert {"TopK's share less an untrained SAE's", "TopK's share less that on random weights"} <= dict(
+        finding["figures"]
+    ).keys()
+
+
 def test_a_run_that_leaves_stages_out_says_so(tmp_path):
     config = synthetic_run.configuration(saes={"train": {"topk": {"architecture": "topk"}}})
     found = tables_summary.summary(synthetic_run.make(tmp_path, config, steered=False))

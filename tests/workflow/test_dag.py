@@ -97,6 +97,20 @@ def test_one_sae_alone(project):
     assert planned["report"] == 1
 
 
+def test_the_control_on_random_weights_is_harvested_trained_and_compared_but_not_steered(project):
+    """A harvest for each of its seeds, on which it and nothing else stands."""
+
+    def change(c):
+        control = {"architecture": "topk", "random_model": True, "seeds": [0, 1]}
+        c["saes"].setdefault("train", {}).update(topk_random_model=control)
+
+    planned = project.planned(change)
+    assert planned["harvest_random"] == 4, "two shards a seed"
+    assert planned["manifest_random"] == planned["concept_baselines_random"] == 2
+    assert planned["train_sae"] == planned["associate"] == planned["evaluate_sae"] == 2
+    assert not {"harvest", "steer_plan", "steer_sparse", "steer_generate", "compare_seeds"} & set(planned)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
