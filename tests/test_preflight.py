@@ -71,14 +71,16 @@ def test_seeds_and_controls_count(quick):
     saes = {**quick["saes"], "seeds": [0, 1, 2, 3, 4]}
     topk, other = {"architecture": "topk"}, {"architecture": "ordered", "seeds": [0, 1]}
     control = {"architecture": "topk", "random_model": True, "seeds": [0, 1, 2]}
-    few, more, controlled = (
+    few, more, seven, controlled = (
         {**quick, "saes": {**saes, "train": train}}
-        for train in ({"topk": topk}, {"topk": topk, "other": other}, {"topk": topk, "control": control})
+        for train in (
+            {"topk": topk},
+            {"topk": topk, "other": other},
+            {"topk": {**topk, "seeds": list(range(7))}},
+            {"topk": topk, "control": control},
+        )
     )
-    layer = 2 * preflight.steered({**quick, "saes": {**saes, "train": {"topk": {**topk, "seeds": [0]}}}})
-    layer -= preflight.steered({**quick, "saes": {**saes, "train": {"topk": {**topk, "seeds": [0, 1]}}}})
-    each = (preflight.steered(few) - layer) / 5
-    assert preflight.steered(more) == layer + 7 * each
+    assert preflight.steered(few) < preflight.steered(more) == preflight.steered(seven)
     assert preflight.steered(controlled) == preflight.steered(few)
     assert preflight.estimate(controlled, RATES, 2, 192)[1] > 3 * preflight.estimate(few, RATES, 2, 192)[1]
 

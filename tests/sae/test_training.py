@@ -20,10 +20,10 @@ from antibody_sae import config
 from antibody_sae.activations import Store
 from antibody_sae.io import InputError, read_safetensors, write_json, write_safetensors
 from antibody_sae.models.model import Encoded
+from antibody_sae.sae import evaluation, training
 from antibody_sae.sae import settings as training_settings
 from antibody_sae.sae import stream as training_stream
 from antibody_sae.sae import trainer as training_trainer
-from antibody_sae.sae import training
 from antibody_sae.sae.evaluation import evaluate, prefix_errors, splice
 from antibody_sae.sae.settings import Settings
 from antibody_sae.sae.stream import Stream
@@ -498,7 +498,7 @@ def test_bad_settings_say_what_to_change():
 
 def test_schema_and_settings_have_the_same_keys():
     schema = yaml.safe_load((Path(__file__).parents[2] / "workflow/schemas/config.schema.yaml").read_text())
-    assert set(schema["$defs"]["sae"]["properties"]) == set(Settings.__dataclass_fields__)
+    assert set(schema["$defs"]["sae"]["properties"]) - {"seeds"} == set(Settings.__dataclass_fields__)
 
 
 # -- evaluation --------------------------------------------------------------------------------------------------
@@ -513,6 +513,21 @@ def test_a_mean_predictor_has_fvu_one(store, keep, tmp_path):
     assert metrics["dead"] == 48
     assert metrics["l0"] == 0
     np.testing.assert_allclose(metrics["prefixes"]["explained_variance"], 0, atol=1e-5)
+
+
+def test_sorting_by_energy_is_a_permutation(store, keep, tmp_path, monkeypatch):
+    """What TopK's first latents explain once sorted: the same whatever order they were in, and more than unsorted."""
+    monkeypatch.setattr(evaluation, "EARLY", 6)
+    sae, _ = train(store, keep, Settings(**SMALL), 0, tmp_path / "c")
+    found = evaluate(sae, store, ~keep)
+    order = np.random.default_rng(0).permutation(48)
+    turned = evaluate(evaluation.reordered(sae, order), store, ~keep)
+    np.testing.assert_allclose(turned["energy"], np.array(found["energy"])[order])
+    assert turned["fvu"] == pytest.approx(found["fvu"])
+    assert turned["fvu_6_by_energy"] == pytest.approx(found["fvu_6_by_energy"])
+    assert found["fvu_6_by_energy"] < min(found["fvu_6"], turned["fvu_6"])
+    ranked = evaluate(evaluation.reordered(sae, evaluation.by_energy(found["energy"])), store, ~keep)
+    assert ranked["fvu_6"] == pytest.approx(found["fvu_6_by_energy"])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

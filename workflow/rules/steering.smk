@@ -15,6 +15,7 @@ STEERED = [
     for sae in TRAINED
     for seed in SEEDS[sae]
 ]
+EXPLORED = -(-STEERING["explore_n"] // max(1, len(UNITS)))  # each SAE's share of what chooses a length for all
 
 
 wildcard_constraints:
@@ -178,7 +179,10 @@ rule steer_plan:
         runtime=minutes(60),
     params:
         model=config["model"],
-        steering=pick("steering", "criteria", "candidates", "norms", "random_latents", "explore_n", "seed"),
+        steering={
+            **pick("steering", "criteria", "candidates", "norms", "random_latents", "seed"),
+            "explore_n": EXPLORED,
+        },
         species=WRITING["species"],
         code=code("steer_plan.py"),
     script:

@@ -202,18 +202,24 @@ def steered(config: Config) -> int:
     lengths, random = len(steering["norms"]), steering["random_latents"]
     sides = len({length > 0 for length in steering["norms"]})  # raising and suppressing are confirmed apart
     tries = len(steering["criteria"]) * steering["candidates"]
-    few = lengths * max(4, -(-steering["explore_n"] // random)) + lengths * steering["random_n"]
-    latents = lengths * max(4, -(-steering["explore_n"] // tries)) + sides * steering["n"]
-    single = lengths * steering["explore_n"] + sides * steering["n"]  # an arm that is alone of its kind
-    levers = steering["levers"]
-    kinds = 2 + len(steering["lever_sizes"]) * ("sparse" in levers)  # matched latents, shuffled signs
-    sae = targets * (tries * latents + kinds * single) + parts * random * few
     own = seeds(config)
     trained = sum(len(own[name]) for name, each in saes(config).items() if control_of(each) is None)
+    explored = steering["explore_n"]
+
+    def arms(share: int, many: int = 1, fresh: int = sides * steering["n"]) -> int:
+        """Sequences of `many` arms that share what chooses a length."""
+        return many * (lengths * -(-share // many) + fresh)
+
+    each = -(-explored // max(1, trained))
+    levers = steering["levers"]
+    kinds = 2 + len(steering["lever_sizes"]) * ("sparse" in levers)  # matched latents, shuffled signs
+    drawn = lengths * steering["random_n"]
+    sae = targets * (arms(each, tries) + kinds * arms(each)) + parts * arms(each, random, drawn)
     directions = 3 + ("trained" in levers)
     made = targets * steering["lever_rounds"] * steering["n"] if {"sparse", "trained"} & set(levers) else 0
     made += parts * steering["gradient_antibodies"]
-    layer = trained * sae + targets * directions * single + parts * (random * few + steering["baseline"]) + made
+    layer = trained * sae + targets * directions * arms(explored) + made
+    layer += parts * (arms(explored, random, drawn) + steering["baseline"])
     return int(len(config["activations"]["layers"]) * layer)
 
 
@@ -228,6 +234,7 @@ def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[st
     layers = len(activations["layers"])
     own, known = seeds(config), saes(config)
     jobs = layers * sum(map(len, own.values()))
+    steering_units = layers * (1 + sum(len(own[name]) for name, each in known.items() if control_of(each) is None))
     learned = layers * sum(len(own[name]) * each["tokens"] for name, each in known.items())
     read = 1 + len({seed for name, each in known.items() if each["random_model"] for seed in own[name]})  # models
     start = rates.start  # of each job: seconds that a small run spends on little else
@@ -245,8 +252,8 @@ def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[st
         "associate": (jobs * (_ASSOCIATED * kept / rates.trained + 2 * start), jobs),
         "steer": (  # each SAE's arms, and each layer's controls, in chunks
             steered(config) * (1 / rates.generated + 1 / rates.numbered)
-            + start * (jobs + layers) * (config["steering"]["chunks"] + 2),
-            config["steering"]["chunks"] * (jobs + layers),
+            + start * steering_units * (2 * config["steering"]["chunks"] + 4),
+            config["steering"]["chunks"] * steering_units,
         ),
     }
     if sequences["source"] != "generate":

@@ -93,7 +93,17 @@ def _sae(run: Run, sae: TrainedSAE) -> dict[str, Any]:
     metrics_file = run.folder / "saes" / sae.folder / "metrics.json"
     if metrics_file.exists():
         metrics = read_json(metrics_file)
-        keys = ("fvu", "l0", "dead", "dense", "cosine", "loss_recovered_zero", "loss_recovered_mean")
+        keys = (
+            "fvu",
+            "fvu_64",
+            "fvu_64_by_energy",
+            "l0",
+            "dead",
+            "dense",
+            "cosine",
+            "loss_recovered_zero",
+            "loss_recovered_mean",
+        )
         row |= {key: metrics.get(key) for key in keys}
     row |= _one(
         run.csv("interpretable"), sae, ("alive", "interpretable", "interpretable_strict", "share", "share_strict")

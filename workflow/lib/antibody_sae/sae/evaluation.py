@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -81,6 +82,12 @@ def by_energy(energy: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.argsort(-np.asarray(energy), kind="stable")
 
 
+def reordered(sae: SAE, order: np.ndarray) -> SAE:
+    """The same SAE with its latents in another order ([latents], which comes first, second, ...)."""
+    by_latent = ("encoder_weight", "encoder_bias", "directions", "max_activation", "density")
+    return replace(sae, **{name: getattr(sae, name)[torch.from_numpy(order)] for name in by_latent})
+
+
 EARLY = 64
 """Latents of the prefix whose FVU is reported by itself."""
 DENSE = 0.1
@@ -95,8 +102,9 @@ def evaluate(sae: SAE, store: Store, keep: np.ndarray) -> dict[str, Any]:
 
     fvu: squared error over the variance about these rows' own mean (so a mean predictor has exactly 1, and
     explained variance is 1 - fvu); prefixes: the explained variance of the first l latents of the code; fvu_64: the
-    FVU of the first 64; energy [latents]: mean squared value over tokens; l0, cosine (of x and its reconstruction):
-    means over tokens; dead: latents that never fire; dense: on more than 10 % of tokens.
+    FVU of the first 64, fvu_64_by_energy: once the latents are sorted by energy, what any SAE gets by sorting alone;
+    energy [latents]: mean squared value over tokens; l0, cosine (of x and its reconstruction): means over tokens; dead:
+    latents that never fire; dense: on more than 10 % of tokens.
     """
     n, l0 = 0, 0
     total, squares, cosine = np.zeros(sae.d_model), 0.0, 0.0
@@ -118,11 +126,16 @@ def evaluate(sae: SAE, store: Store, keep: np.ndarray) -> dict[str, Any]:
     if n == 0:
         raise InputError(f"{store.folder}: no residue is held out; raise splits.validation")
     variance = squares - float(total @ total) / n
+    order, early = by_energy(energy), min(EARLY, sae.latents)
+    ranked, by_rank = reordered(sae, order), 0.0
+    for x in kept(store, keep):
+        by_rank += float(prefix_errors(ranked, x, ranked.encode(x))[0][early])
     lengths = np.unique(np.r_[0, np.round(np.geomspace(1, sae.latents, 40)).astype(int), sae.latents])
     return {
         "tokens": n,
         "fvu": float(errors[-1] / variance),
-        f"fvu_{EARLY}": float(errors[min(EARLY, sae.latents)] / variance),
+        f"fvu_{EARLY}": float(errors[early] / variance),
+        f"fvu_{EARLY}_by_energy": by_rank / variance,
         "explained_variance": float(1 - errors[-1] / variance),
         "prefixes": {
             "latents": lengths.tolist(),

@@ -29,9 +29,6 @@ from antibody_sae.steering.directions import typical_length
 if TYPE_CHECKING:
     from antibody_sae.sections import SteeringSection
 
-FEWEST = 4
-"""Sequences of an explored arm at least."""
-
 
 class Plan(NamedTuple):
     """Arms and their vectors."""
@@ -51,9 +48,9 @@ class _Arms:
         self.vectors: list[Tensor] = []
 
     def add(self, kind: str, direction: Tensor, tries: int = 1, unit: float = float("nan"), **about: Any) -> None:
-        """Arms along `direction`; `tries` arms of this kind share the sequences that choose a target's length; `unit`
-        is the norm of strength 1."""
-        n = max(FEWEST, -(-self.settings["explore_n"] // tries))
+        """Arms along `direction`; `tries` arms of this kind share the `explore_n` sequences that choose a target's
+        length; `unit` is the norm of strength 1."""
+        n = -(-self.settings["explore_n"] // tries)
         for length in self.settings["norms"]:
             self.vectors.append(length * self.rms * direction / direction.norm().clamp(min=1e-12))
             strength = length * self.rms / unit
