@@ -62,6 +62,7 @@ def test_summary_repeats_the_tables(run, summary):
         assert row["change"]["low"] is None, "two targets have no interval"
         assert row["change"]["random_high"] == pytest.approx(own["random_high"].mean())
         assert row["steerable_targets"] == own["steerable"].sum()
+        assert own[["off_target", "random_off_target"]].notna().all(axis=None), "J gene and V family watch each other"
         found = pd.read_parquet(run.folder / f"concepts/layer2/{row['sae']}-seed0/best.parquet").set_index("concept")
         assert row["best_f1"].keys() == set(synthetic_run.TARGETS)
         for target, best in row["best_f1"].items():
@@ -136,6 +137,25 @@ def test_ordered_is_compared_over_targets_and_not_over_arms(run, gain, seeds, ve
     assert f"0 of {8 * seeds} with TopK" in finding["text"]
     figures = dict(finding["figures"])
     assert figures["Ordered less TopK, same target and length, log odds ratio"].startswith(f"{gain:+.2f} [")
+
+
+def test_a_latent_is_followed_across_seeds():
+    """Seed 1 chose seed 0's counterpart, seed 2 another latent."""
+    known = dict.fromkeys(claims._FIGURES, 0.0)
+    rows = [(seed, latent) for seed, latent in enumerate((3, 7, 1))]
+    table = pd.DataFrame([
+        {**known, "sae": "topk", "architecture": "topk", "layer": 2, "seed": seed, "concept": "j-gene=IGHJ6",
+         "kind": "latent", "selected_by": "earliest", "latent": latent, "length": 0.3, "log_odds": 1.0 + seed}
+        for seed, latent in rows
+    ])  # fmt: skip
+    pairs = [(0, 1, 3, 7, 2), (0, 2, 3, 5, 1), (1, 2, 7, 5, 6), (0, 1, 4, 9, 8)]
+    matches = pd.DataFrame(pairs, columns=["seed", "other_seed", "latent", "match", "like"])
+    matches = matches.assign(sae="topk", layer=2, cosine=0.8, cosine_like=0.1)
+    found = claims.across_seeds(table, matches).set_index(["seed", "other_seed"])
+    assert found["same"].to_dict() == {(0, 1): True, (0, 2): False, (1, 2): False}
+    assert found["same_like"].to_dict() == {(0, 1): False, (0, 2): True, (1, 2): False}
+    assert found.loc[(0, 2), ["log_odds", "other_log_odds"]].tolist() == [1.0, 3.0]
+    assert not len(claims.across_seeds(table, pd.DataFrame())), "one seed"
 
 
 def _rows(shares):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from antibody_sae.io import InputError
-from antibody_sae.sae.evaluation import agreement, compare, prefix_errors
+from antibody_sae.sae.evaluation import agreement, compare, matches, prefix_errors, reordered
 from antibody_sae.sae.model import SAE
 from antibody_sae.sae.prefixes import survival
 
@@ -222,6 +222,19 @@ def test_orderedness_is_also_given_once_both_are_sorted_by_energy():
     assert found["orderedness_by_energy"][-1] == pytest.approx(1)
     assert found["stability_by_energy"][0] == pytest.approx(1, abs=1e-6), "the first 64 are the same ones"
     assert found["stability"][0] < 0.9
+
+
+def test_a_latent_is_found_again_in_another_seed_and_its_control_is_as_dense():
+    sae, order = make_sae(), np.random.default_rng(0).permutation(LATENTS)
+    other = reordered(sae, order)
+    other.directions = torch.nn.functional.normalize(other.directions + 0.1 * make_sae(1).directions, dim=1)
+    table = matches(sae, other)
+    np.testing.assert_array_equal(order[table["match"]], table["latent"])
+    assert sorted(table["match"]) == list(range(LATENTS))
+    assert table["cosine"].min() > 0.9
+    assert abs(table["cosine_like"].mean()) < 0.2, "of like density, and another direction"
+    apart = np.abs(other.density.numpy()[table["like"]] - sae.density.numpy()[table["latent"]])
+    assert apart.mean() < 0.1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

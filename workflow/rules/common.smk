@@ -8,6 +8,7 @@ SEEDS = settings.seeds(config)  # of each SAE
 ONE_SAE = "layer{layer}/{sae}-seed{seed}"
 EVERY_SAE = [f"layer{layer}/{sae}-seed{seed}" for layer in LAYERS for sae in SAES for seed in SEEDS[sae]]
 TRAINED = [sae for sae in SAES if settings.control_of(SAES[sae]) is None]  # controls stand beside, and are not steered
+SEVERAL = [f"layer{layer}/{sae}" for layer in LAYERS for sae in TRAINED if len(SEEDS[sae]) > 1]
 SHARDS = expand(
     f"{OUT}/activations/layer{{layer}}/shard-{{shard}}.safetensors",
     shard=range(config["activations"]["shards"]),

@@ -53,12 +53,7 @@ rule report:
         labels=f"{OUT}/concepts/labels.json",
         history=expand(f"{OUT}/saes/{{sae}}/history.parquet", sae=EVERY_SAE),
         weights=expand(f"{OUT}/saes/{{sae}}/sae.safetensors", sae=EVERY_SAE),
-        stability=[
-            f"{OUT}/saes/layer{layer}/{sae}-stability.json"
-            for layer in LAYERS
-            for sae in TRAINED
-            if len(SEEDS[sae]) > 1
-        ],
+        stability=expand(f"{OUT}/saes/{{sae}}-stability.json", sae=SEVERAL),
         associations=expand(f"{OUT}/concepts/{{sae}}/associations.parquet", sae=EVERY_SAE),
         latents=expand(f"{OUT}/latents/{{sae}}.parquet", sae=EVERY_SAE),
         side_effects=every_steered("side_effects.parquet"),
@@ -76,6 +71,7 @@ rule report:
             file=["control_map", "reliability", "training"],
         ),
         sparse=(every_steered("levers.parquet") if "sparse" in config["steering"]["levers"] else []),
+        ablation=f"{OUT}/tables/ablation.csv" if STEERING["ablation"] else [],
         libraries=expand(f"{OUT}/designs/{{design}}/page.json", design=config["designs"]),
     output:
         page=report(

@@ -74,7 +74,8 @@ rule compare_seeds:
         weights=lambda wildcards: of_seeds(wildcards, "sae.safetensors"),
         metrics=lambda wildcards: of_seeds(wildcards, "metrics.json"),
     output:
-        f"{OUT}/saes/layer{{layer}}/{{sae}}-stability.json",
+        stability=f"{OUT}/saes/layer{{layer}}/{{sae}}-stability.json",
+        matches=f"{OUT}/saes/layer{{layer}}/{{sae}}-matches.parquet",
     log:
         f"{OUT}/logs/compare_seeds-layer{{layer}}-{{sae}}.log",
     benchmark:

@@ -332,9 +332,71 @@ rule steer_effects:
         "../scripts/steer_effects.py"
 
 
+rule steer_ablation:
+    input:
+        targets=TARGETS,
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        sae=f"{OUT}/saes/{ONE_SAE}/config.json",
+        weights=f"{OUT}/saes/{ONE_SAE}/sae.safetensors",
+        labels=f"{OUT}/concepts/labels.json",
+        values=f"{OUT}/concepts/labels.safetensors",
+        plan=f"{STEER}/{{sae}}-seed{{seed}}/explore/plan.parquet",
+    output:
+        f"{STEER}/{{sae}}-seed{{seed}}/ablation.parquet",
+    log:
+        f"{OUT}/logs/steer_ablation-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_ablation-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(3000, 5),
+        runtime=minutes(60),
+        gpu=0,
+    params:
+        model=config["model"],
+        steering=pick("steering", "ablation", "seed"),
+        writing=WRITING,
+        numbering=pick("numbering", "species", "scheme"),
+        concepts=LABELS,
+        code=code("steer_ablation.py"),
+    script:
+        "../scripts/steer_ablation.py"
+
+
+rule ablation_table:
+    input:
+        every_steered("ablation.parquet"),
+    output:
+        report(
+            f"{OUT}/tables/ablation.csv",
+            category="Tables",
+            labels={"table": "Ablation"},
+            caption="../report/ablation.rst",
+        ),
+    log:
+        f"{OUT}/logs/ablation_table.log",
+    benchmark:
+        f"{OUT}/benchmarks/ablation_table.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1000, 5),
+        runtime=minutes(10),
+    params:
+        about=STEERED,
+        code=code("ablation_table.py"),
+    script:
+        "../scripts/ablation_table.py"
+
+
 rule steer_tables:
     input:
         effects=every_steered("effects.parquet"),
+        matches=expand(f"{OUT}/saes/{{sae}}-matches.parquet", sae=SEVERAL),
     output:
         mapping=report(
             f"{OUT}/tables/mapping_vs_steering.csv",
@@ -348,6 +410,7 @@ rule steer_tables:
             labels={"table": "Steering by criterion"},
             caption="../report/criteria.rst",
         ),
+        across_seeds=f"{OUT}/tables/latents_across_seeds.csv",
         claims=f"{OUT}/tables/claims.json",
     log:
         f"{OUT}/logs/steer_tables.log",

@@ -1,11 +1,12 @@
-"""Stability and orderedness of one SAE over its seeds, for all latents and for the first ones, raw and by energy."""
+"""One SAE over its seeds: stability and orderedness, raw and by energy, and each latent's counterpart."""
 
 from itertools import combinations
 from pathlib import Path
 
-from antibody_sae.io import read_json, write_json
+import pandas as pd
+from antibody_sae.io import read_json, write_json, write_parquet
 from antibody_sae.jobs import job
-from antibody_sae.sae.evaluation import compare
+from antibody_sae.sae.evaluation import compare, matches
 from antibody_sae.sae.model import SAE
 
 snakemake = globals()["snakemake"]
@@ -17,8 +18,11 @@ with job(snakemake):
             snakemake.params.seeds, snakemake.input.weights, snakemake.input.metrics, strict=True
         )
     }
-    pairs = []
+    about = {"sae": snakemake.wildcards.sae, "layer": int(snakemake.wildcards.layer)}
+    pairs, counterparts = [], []
     for a, b in combinations(saes, 2):
         (one, energy), (other, other_energy) = saes[a], saes[b]
         pairs.append({"seeds": [a, b], **compare(one, other, energy, other_energy)})
-    write_json({"pairs": pairs}, snakemake.output[0])
+        counterparts.append(matches(one, other).assign(**about, seed=a, other_seed=b))
+    write_json({"pairs": pairs}, snakemake.output.stability)
+    write_parquet(pd.concat(counterparts), snakemake.output.matches)

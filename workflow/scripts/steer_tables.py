@@ -19,9 +19,11 @@ with job(snakemake):
     table = stacked(snakemake.input.effects)
     criteria = claims.by_criterion(table)
     figures = claims.claims(criteria, table)
+    matches = pd.concat([pd.DataFrame(), *map(read_parquet, snakemake.input.matches)], ignore_index=True)
     for one, path in (
         (claims.mapping_table(criteria), snakemake.output.mapping),
         (criteria, snakemake.output.criteria),
+        (claims.across_seeds(criteria, matches), snakemake.output.across_seeds),
     ):
         with atomic(path) as part:
             one.to_csv(part, index=False)

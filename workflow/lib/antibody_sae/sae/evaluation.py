@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -75,6 +76,29 @@ def compare(
         found = [agreement(a[:n], b[:n]) for n in lengths]
         result |= {f"{name}{suffix}": [getattr(each, name) for each in found] for name in Agreement._fields}
     return result
+
+
+LIKE = 16
+"""Latents of about a latent's density, of which one is drawn as a control."""
+
+
+def matches(sae: SAE, other: SAE, seed: int = 0) -> pd.DataFrame:
+    """Each latent of `sae` beside its counterpart in `other`, one to one (as in `agreement`).
+
+    Columns latent, match, cosine (of the two directions), and as a control the same of one latent of `other` drawn from
+    the LIKE whose density is nearest: like, cosine_like.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    cosine = sae.directions.numpy() @ other.directions.numpy().T
+    rows, columns = linear_sum_assignment(cosine, maximize=True)
+    apart = np.abs(np.log(other.density.numpy() + 1e-6)[None] - np.log(sae.density.numpy() + 1e-6)[rows, None])
+    near = apart.argsort(axis=1, kind="stable")[:, :LIKE]
+    like = near[np.arange(len(rows)), np.random.default_rng(seed).integers(0, near.shape[1], len(rows))]
+    return pd.DataFrame(
+        {"latent": rows, "match": columns, "cosine": cosine[rows, columns], "like": like,
+         "cosine_like": cosine[rows, like]}
+    )  # fmt: skip
 
 
 def by_energy(energy: Sequence[float] | np.ndarray) -> np.ndarray:

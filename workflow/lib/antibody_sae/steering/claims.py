@@ -20,7 +20,7 @@ _FIGURES = [
     "kind", "latent", "f1", "r", "length", "norm", "strength", "n", "rate", "baseline_rate", "delta", "delta_low",
     "delta_high", "log_odds", "log_odds_low", "log_odds_high", "effect_sd", "p_length", "p_tries", "p_value",
     "p_common", "q_value", "detectable", "valid", "perplexity", "perplexity_ratio", "perplexity_ratio_high", "unique",
-    "acceptable", "steerable", "random_low", "random_high",
+    "acceptable", "steerable", "random_low", "random_high", "off_target", "random_off_target", "off_target_per_point",
 ]  # fmt: skip
 
 
@@ -67,6 +67,27 @@ def mapping_table(criteria: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else [*SAE_KEYS, "concept", "baseline_rate"])
 
 
+def across_seeds(criteria: pd.DataFrame, matches: pd.DataFrame) -> pd.DataFrame:
+    """tables/latents_across_seeds.csv: one row a latent that a criterion chose for a target, and another seed.
+
+    `criteria`: `by_criterion`; `matches`: `sae.evaluation.matches` of pairs of seeds, with sae, layer, seed and
+    other_seed. match, cosine: its counterpart there; like, cosine_like: a latent of its density, as a control; same:
+    whether that seed's criterion chose the counterpart, same_like: the control; log_odds, other_log_odds: what steering
+    it did, and what steering the other seed's choice did.
+    """
+    keys = ["sae", "layer", "concept", "selected_by"]
+    columns = [*keys, "seed", "other_seed", "latent", "match", "cosine", "same", "like", "cosine_like", "same_like",
+               "log_odds", "other_log_odds"]  # fmt: skip
+    chosen = criteria[(criteria["kind"] == "latent") & (criteria["length"] > 0)]
+    chosen = chosen[[*keys, "seed", "latent", "log_odds"]].drop_duplicates([*keys, "seed"])  # the first of candidates
+    if not len(matches) or not len(chosen):
+        return pd.DataFrame(columns=columns)
+    table = chosen.merge(matches, on=["sae", "layer", "seed", "latent"])
+    there = chosen.rename(columns={"seed": "other_seed", "latent": "chosen", "log_odds": "other_log_odds"})
+    table = table.merge(there, on=[*keys, "other_seed"])
+    return table.assign(same=table["match"] == table["chosen"], same_like=table["like"] == table["chosen"])[columns]
+
+
 def _series(table: pd.DataFrame, column: str) -> pd.Series:
     """[target, layer, seed] mean of a column, where an SAE type has several candidates."""
     return table.assign(**{column: table[column].astype(float)}).groupby(REPEATS)[column].mean()
@@ -105,7 +126,7 @@ def claims(criteria: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _totals(arms: pd.DataFrame) -> dict[str, Any]:
-    figures = {"share": "steerable", "log_odds": "log_odds", "delta": "delta", "effect_sd": "effect_sd"}
+    figures = {"share": "steerable"} | {name: name for name in ("log_odds", "delta", "effect_sd", "off_target")}
     return {
         "targets": int(arms["concept"].nunique()),
         "arms": len(arms),

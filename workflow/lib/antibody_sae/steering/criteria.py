@@ -113,5 +113,8 @@ def tested(known: Known, targets: Sequence[str], latents: Sequence[int]) -> pd.D
     return table.astype({"latent": "Int64"})
 
 
-MEASURES = ("f1", "r", "rate_derivative", "decoder_alignment", "output_score", "delta_token_confidence")
-"""Columns of `tested` that the effects are held against."""
+MEASURES = (
+    "f1", "r", "rate_derivative", "decoder_alignment", "output_score", "delta_token_confidence", "consistency"
+)  # fmt: skip
+"""What is known of a latent before it is steered, that the effects are held against: columns of tested.parquet, of
+`tested` and `consistency.of_latents`."""

@@ -31,6 +31,7 @@ from antibody_sae.significance import (
 from antibody_sae.steering.arms import RANDOM
 from antibody_sae.steering.criteria import MEASURES
 from antibody_sae.steering.doses import COMPLETE, baselines, towards
+from antibody_sae.steering.selectivity import off_target
 
 LAYER = "controls"
 """The unit of a layer's arms that need no SAE."""
@@ -57,7 +58,9 @@ def effects(
     p_length, p_tries: one-sided, against random arms of this length, and against those at the length chosen for them;
     p_value: the larger of the two (of a random arm p_length, against the others). p_common: against the random latents
     of all SAEs of the layer. effect_sd: log odds ratio less the random arms' mean, in their standard deviations;
-    random_low, random_high: their range of changes. detectable: the change that would have been found with 80 % power.
+    random_low, random_high: their range of changes. off_target: `selectivity.off_target`; off_target_per_point: that
+    over the change of the target, where the interval of its log odds ratio leaves 0 out; random_off_target: mean of the
+    unit's random arms of this length. detectable: the change that would have been found with 80 % power.
     q_value: within the arm's family (`families`). acceptable: at least COMPLETE complete, `bound` above the perplexity
     ratio's upper bound, and DISTINCT. steerable: acceptable, q < 0.05, and the interval of the log odds ratio on the
     pushed side of 0. side effects: every confirmed arm but the random ones by every concept.
@@ -85,7 +88,8 @@ def effects(
         parts = [controls, mine.assign(stage="confirm"), early.assign(stage="explore", owner="sae")]
         table = pd.concat(parts, ignore_index=True)
         table["steerable"] = table["steerable"].astype("boolean").fillna(False).astype(bool)
-        table = table.merge(tested[unit][["latent", "concept", *MEASURES]], on=["latent", "concept"], how="left")
+        known = tested[unit].reindex(columns=["latent", "concept", *MEASURES])
+        table = table.merge(known, on=["latent", "concept"], how="left")
         out[unit] = (table, _side_effects(own, unsteered))
     return out
 
@@ -185,7 +189,8 @@ def _judged(
     targets: Mapping[str, str], bound: float,
 ) -> pd.DataFrame:  # fmt: skip
     """Confirmed arms of one unit. pools: random_direction; of an SAE also random_latent, and everyone, its layer's."""
-    table = _rates(arms.reset_index(drop=True), baseline, targets, bound)
+    arms = arms.reset_index(drop=True)
+    table = _rates(arms, baseline, targets, bound).assign(**_beside(arms, baseline, targets))
     sign = np.sign(table["length"]).to_numpy()
     taken = doses[doses["chosen"]]
     keys = zip(taken["concept"], taken["kind"], np.sign(taken["length"]), strict=True)
@@ -212,11 +217,27 @@ def _judged(
         })  # fmt: skip
     judged = ["p_length", "p_tries", "p_value", "p_common", "detectable", "effect_sd", "random_low", "random_high"]
     table = pd.concat([table, pd.DataFrame(rows, index=table.index).reindex(columns=judged)], axis=1)
+    sure = (table["log_odds_low"] > 0) | (table["log_odds_high"] < 0)
+    table["off_target_per_point"] = (table["off_target"] / table["delta"].abs()).where(sure)
     table["owner"] = "sae" if "random_latent" in pools else "layer"
     table["q_value"] = _families(table)
     moved = np.where(sign < 0, -table["log_odds_high"], table["log_odds_low"]) > 0
     table["steerable"] = table["acceptable"] & (table["q_value"] < LEVEL) & moved
     return table
+
+
+def _beside(arms: pd.DataFrame, baseline: pd.DataFrame, targets: Mapping[str, str]) -> dict[str, Any]:
+    """What each row of `_rates` moved beside its target, and what the unit's random arms of its length did."""
+    own = towards(arms, targets)
+    column = {target: j for j, target in enumerate(targets)}
+    at = own["row"].to_numpy(), own["concept"].map(column).to_numpy(int)
+    moved = pd.DataFrame(
+        {"concept": own["concept"], "length": arms["length"].to_numpy()[at[0]],
+         "random": arms["kind"].isin(RANDOM).to_numpy()[at[0]], "value": off_target(arms, baseline, targets)[at]}
+    )  # fmt: skip
+    reference = moved[moved["random"]].groupby(["concept", "length"])["value"].mean().rename("reference")
+    there = moved.join(reference, on=["concept", "length"])
+    return {"off_target": there["value"].to_numpy(), "random_off_target": there["reference"].to_numpy()}
 
 
 def _families(table: pd.DataFrame) -> pd.Series:
