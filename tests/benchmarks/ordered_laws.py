@@ -5,7 +5,8 @@
 Two seeds of every law, trained on the run's training antibodies and measured on its validation antibodies (whole
 clusters of the split; the test antibodies are not read). Prints one JSON line last: the instruction set and the
 encoder's dtype, and for each law the FVU of all latents and of the first 64 and 256, and, between the seeds, stability
-and orderedness of the first 256 and of all latents, as they are and once both dictionaries are sorted by energy.
+and orderedness of the first 256 and of all latents: as they are, and once the latents are sorted by energy, so that
+what the law earns is told apart from what sorting does. --laws names some of them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from antibody_sae import hardware, splits
 from antibody_sae.activations import Store
-from antibody_sae.sae.evaluation import agreement, by_energy, prefix_errors
+from antibody_sae.sae.evaluation import agreement, by_energy, prefix_errors, reordered
 from antibody_sae.sae.model import SAE
 from antibody_sae.sae.settings import Settings
 from antibody_sae.sae.stream import kept
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--latents", type=int, default=2048)
     parser.add_argument("--tokens", type=int, default=1_200_000)
+    parser.add_argument("--laws", nargs="+", choices=list(LAWS), default=list(LAWS))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     store = Store(arguments.run / "activations" / f"layer{arguments.layer}")
@@ -79,11 +81,15 @@ def main() -> None:
         torch.cat(list(kept(store, splits.residue_mask(arguments.run, name)))) for name in ("train", "validation")
     )
     result = {}
-    for name, own in LAWS.items():
-        settings = Settings(**{"architecture": "ordered", **own}, latents=arguments.latents, tokens=arguments.tokens)
+    for name in arguments.laws:
+        settings = Settings(
+            **{"architecture": "ordered", **LAWS[name]}, latents=arguments.latents, tokens=arguments.tokens
+        )
         saes = [fit(x, store.manifest["scale"], settings, seed) for seed in (0, 1)]
         curves, energies = zip(*(measure(sae, held_out) for sae in saes), strict=True)
+        ranked = [measure(reordered(sae, by_energy(e)), held_out)[0] for sae, e in zip(saes, energies, strict=True)]
         row = {f"fvu_{n}": np.mean(curves, 0)[n] for n in PREFIXES} | {"fvu": np.mean(curves, 0)[-1]}
+        row |= {f"fvu_{n}_by_energy": np.mean(ranked, 0)[n] for n in PREFIXES}
         dictionaries = [sae.directions.numpy() for sae in saes]
         by_its_energy = [d[by_energy(e)] for d, e in zip(dictionaries, energies, strict=True)]
         for n in (PREFIXES[-1], arguments.latents):

@@ -55,10 +55,10 @@ def test_only_the_cause_is_necessary(world, monkeypatch):
         "concept": TARGET, "kind": ["latent", "latent", "matched_latent"], "latent": [0, 1, 3],
         "selected_by": ["rate_derivative", "f1", None],
     })  # fmt: skip
-    table = ablation.ablate(model, 1, sae, labels, arms, {TARGET: "H"}, 30, WRITING, {}, 1)
+    table = ablation.ablate(model, 1, sae, labels, arms, {TARGET: "H"}, 40, WRITING, {}, 1)
     by = table.set_index(table["latent"].fillna(-1).astype(int))
-    assert (by["antibodies"] == 30).all()
-    assert (by["n"] == 30 * ablation.CONTINUED).all()
+    assert (by["antibodies"] == 40).all()
+    assert (by["n"] == 40 * ablation.CONTINUED).all()
     cause, twin, matched, none = by.loc[0], by.loc[1], by.loc[3], by.loc[-1]
     assert cause["deciding_high"] < -0.3, "W after W is what it writes"
     assert cause["elsewhere"] > cause["deciding_high"] + 0.3
@@ -89,10 +89,11 @@ def test_sequences_go_on_from_just_before_what_decides(world):
     model = world[0]
     arms = [Intervention(), Intervention(vector=torch.zeros(16))]
     written = ablation.continued(model, 1, ["ACW", "", "ACW"], arms, WRITING, [1])
-    assert written.groupby("arm").size().tolist() == [12, 12]
-    assert written.groupby("arm")["row"].nunique().eq(12).all()
+    n = 3 * ablation.CONTINUED
+    assert written.groupby("arm").size().tolist() == [n, n]
+    assert written.groupby("arm")["row"].nunique().eq(n).all()
     starts = written["text"].str.startswith("ACW").groupby(written["arm"]).sum()
-    assert (starts >= 8).all()
+    assert (starts >= 2 * ablation.CONTINUED).all()
     again = ablation.continued(model, 1, ["ACW", "", "ACW"], arms, WRITING, [1])
     pd.testing.assert_frame_equal(written, again)
 

@@ -215,6 +215,7 @@ def steered(config: Config) -> int:
     kinds = 2 + len(steering["lever_sizes"]) * ("sparse" in levers)  # matched latents, shuffled signs
     drawn = lengths * steering["random_n"]
     sae = targets * (arms(each, tries) + kinds * arms(each)) + parts * arms(each, random, drawn)
+    sae += targets * steering["ablation"] * 2 * (tries + steering["candidates"] + 1)  # many are but a CDR3 long
     directions = 3 + ("trained" in levers)
     made = targets * steering["lever_rounds"] * steering["n"] if {"sparse", "trained"} & set(levers) else 0
     made += parts * steering["gradient_antibodies"]

@@ -27,7 +27,7 @@ from antibody_sae.steering.targets import context
 if TYPE_CHECKING:  # transformers takes seconds to import
     from antibody_sae.models.model import AntibodyModel
 
-CONTINUED = 4
+CONTINUED = 2
 """Sequences written from each antibody under each arm."""
 
 
