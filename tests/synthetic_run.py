@@ -370,3 +370,18 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
     criteria.to_csv(run.folder / "tables/steering_by_criterion.csv", index=False)
     claims.mapping_table(criteria).to_csv(run.folder / "tables/mapping_vs_steering.csv", index=False)
     write_json(claims.claims(criteria, every), run.folder / "tables/claims.json")
+    seeds = run.config["saes"]["seeds"]
+    matches = pd.DataFrame([
+        {"sae": sae.name, "layer": sae.layer, "seed": sae.seed, "other_seed": other, "latent": latent, "match": match,
+         "cosine": 0.8, "like": 5, "cosine_like": 0.1}
+        for sae in run.saes for other in seeds if other > sae.seed for latent, match in ((3, 3), (9, 8), (14, 14))
+    ])  # fmt: skip
+    claims.across_seeds(criteria, matches).to_csv(run.folder / "tables/latents_across_seeds.csv", index=False)
+    ablated = [
+        {"concept": target, "kind": kind, "latent": latent, "selected_by": why, "antibodies": 12, "deciding": -0.3,
+         "deciding_low": -0.5, "deciding_high": -0.1, "elsewhere": 0.0, "rate": 0.4, "log_odds": -0.5,
+         "log_odds_low": -1.0, "log_odds_high": 0.1, "sae": sae.name, "layer": sae.layer, "seed": sae.seed}
+        for sae in run.saes for target in TARGETS
+        for kind, latent, why in (("none", None, None), ("latent", 3, "f1;r"), ("matched_latent", 20, None))
+    ]  # fmt: skip
+    pd.DataFrame(ablated).to_csv(run.folder / "tables/ablation.csv", index=False)

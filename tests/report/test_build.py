@@ -183,6 +183,8 @@ def test_other_shapes_of_run(tmp_path, monkeypatch, sections, steered):
     if steered:
         assert "stability-layer1" in unpack(html, "charts-training")
         assert "dose-j-gene-ighj4-matryoshka-layer2" in unpack(html, "charts-steering")
+        for title in ("Chosen latents in other seeds", "Ablation of each target's latents"):
+            assert title in html.replace("&#39;", "'")
 
 
 def test_table_cells():

@@ -12,7 +12,9 @@ from harness import ROOT, Run, all_rules, environment, fingerprint
 
 PROFILES = ROOT / "workflow" / "profiles"
 RULE = re.compile(r"^( *)rule (\w+):\n((?:\1 +.*\n|\s*\n)+)", flags=re.M)
-COMPUTING = {"generate", "harvest", "train_sae", "evaluate_sae", "steer_levers", "steer_generate", "design"}
+COMPUTING = {
+    "generate", "harvest", "train_sae", "evaluate_sae", "steer_levers", "steer_generate", "steer_ablation", "design"
+}  # fmt: skip
 
 
 def rules():

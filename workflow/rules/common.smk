@@ -109,7 +109,7 @@ def design_sae_folders(asked):
     """Folders of the SAEs that a design may draw on: the one it names, the first where it names latents, else all of one
     seed."""
     names = [asked["sae"]] if asked["sae"] else TRAINED[:1] if asked["latents"] else TRAINED
-    return [f"{name}-seed{SEEDS[name][0] if asked['sae_seed'] is None else asked['sae_seed']}" for name in names]
+    return [f"{name}-seed{SEEDS.get(name, [0])[0] if asked['sae_seed'] is None else asked['sae_seed']}" for name in names]
 
 
 def design_files_of(stage, name, used):

@@ -17,10 +17,11 @@ REPEATS = ["concept", "layer", "seed"]
 TRAINED = "trained"
 """The kind that claim 2 holds the best-F1 latents against."""
 _FIGURES = [
-    "kind", "latent", "f1", "r", "length", "norm", "strength", "n", "rate", "baseline_rate", "delta", "delta_low",
-    "delta_high", "log_odds", "log_odds_low", "log_odds_high", "effect_sd", "p_length", "p_tries", "p_value",
-    "p_common", "q_value", "detectable", "valid", "perplexity", "perplexity_ratio", "perplexity_ratio_high", "unique",
-    "acceptable", "steerable", "random_low", "random_high", "off_target", "random_off_target", "off_target_per_point",
+    "kind", "latent", "f1", "r", "consistency", "length", "norm", "strength", "n", "rate", "baseline_rate", "delta",
+    "delta_low", "delta_high", "log_odds", "log_odds_low", "log_odds_high", "effect_sd", "p_length", "p_tries",
+    "p_value", "p_common", "q_value", "detectable", "valid", "perplexity", "perplexity_ratio", "perplexity_ratio_high",
+    "unique", "acceptable", "steerable", "random_low", "random_high", "off_target", "random_off_target",
+    "off_target_per_point",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from antibody_sae.report.charts import logos
 from antibody_sae.report.charts import steering as figures
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo
+from antibody_sae.report.findings import joined
 from antibody_sae.report.page import Pick, Section, Table, columns
 from antibody_sae.report.run import CHAINS, CONTROLS, Run, grouped, kind_label, rows, slug
 from antibody_sae.steering.criteria import CRITERIA
@@ -352,6 +353,9 @@ def _tables(run: Run) -> list[Table]:
             "strength|strength|.2g|multiples of the latent's largest activation", "length|length|.2g|rms lengths",
             "delta|change|+.1%", "delta_low|from|+.1%", "delta_high|to|+.1%", "log_odds|log odds ratio|+.2f",
             "effect_sd|in sd of random arms|+.1f", "detectable|change found with 80% power|+.1%", "q_value|q|.2g",
+            "off_target|moved elsewhere|.1%|root mean square change of concepts that other residues decide",
+            "random_off_target|random arms, elsewhere|.1%|the same of random arms of this length",
+            "consistency|consistency|.2f|share of its effects, over contexts, that one direction explains",
             "valid|numberable|.1%", "perplexity|perplexity|.2f", "steerable|steerable",
         )  # fmt: skip
         why = criteria["selected_by"].map(names).fillna(criteria["kind"].map(kind_label))
@@ -359,4 +363,34 @@ def _tables(run: Run) -> list[Table]:
         tables.append(
             Table("Every criterion and control", shown, table, csv="../tables/steering_by_criterion.csv", folded=True)
         )
+    return tables + _evidence(run)
+
+
+def _evidence(run: Run) -> list[Table]:
+    """Latents followed across seeds, and ablation, where the run has them."""
+    titles = {name: criterion.title for name, criterion in CRITERIA.items()}
+    tables = []
+    followed, ablated = run.csv("latents_across_seeds"), run.csv("ablation")
+    if len(followed):
+        shown = columns(
+            "sae|SAE", "layer|layer|d", "label|target", "why|chosen by", "seed|seed|d", "latent|latent|d",
+            "other_seed|other seed|d", "match|its counterpart|d", "cosine|cosine|.2f", "same|chosen there too",
+            "cosine_like|cosine, control|.2f|of a latent of like density", "log_odds|log odds ratio|+.2f",
+            "other_log_odds|of the other seed's choice|+.2f",
+        )  # fmt: skip
+        said = {"label": followed["concept"].map(concept_label), "why": followed["selected_by"].map(titles)}
+        said["same"] = followed["same"].map({True: "yes", False: "no"})
+        file = "../tables/latents_across_seeds.csv"
+        tables.append(Table("Chosen latents in other seeds", shown, followed.assign(**said), csv=file, folded=True))
+    if len(ablated):
+        shown = columns(
+            "sae|SAE", "layer|layer|d", "seed|seed|d", "label|target", "why|held at 0", "latent|latent|.0f",
+            "deciding|deciding residues, nats|+.2f|change of their log-probability", "deciding_low|from|+.2f",
+            "deciding_high|to|+.2f", "elsewhere|other residues|+.2f", "rate|target's share|.1%",
+            "log_odds|log odds ratio|+.2f", "log_odds_low|from|+.2f", "log_odds_high|to|+.2f",
+        )  # fmt: skip
+        why = ablated["selected_by"].str.split(";").map(lambda names: joined([titles[n] for n in names]), "ignore")
+        said = {"label": ablated["concept"].map(concept_label), "why": why.fillna(ablated["kind"].map(kind_label))}
+        file = "../tables/ablation.csv"
+        tables.append(Table("Ablation of each target's latents", shown, ablated.assign(**said), csv=file, folded=True))
     return tables
