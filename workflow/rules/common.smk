@@ -108,8 +108,9 @@ def design_uses(asked, kind):
 def design_sae_folders(asked):
     """Folders of the SAEs that a design may draw on: the one it names, the first where it names latents, else all of one
     seed."""
-    names = [asked["sae"]] if asked["sae"] else TRAINED[:1] if asked["latents"] else TRAINED
-    return [f"{name}-seed{SEEDS.get(name, [0])[0] if asked['sae_seed'] is None else asked['sae_seed']}" for name in names]
+    seed, names = asked["sae_seed"], TRAINED[:1] if asked["latents"] else TRAINED
+    names = [asked["sae"]] if asked["sae"] else [name for name in names if seed is None or seed in SEEDS[name]]
+    return [f"{name}-seed{SEEDS.get(name, [0])[0] if seed is None else seed}" for name in names]
 
 
 def design_files_of(stage, name, used):

@@ -81,6 +81,7 @@ def matching(saes_found: list[dict[str, Any]], targets: list[str]) -> dict[str, 
     own = table[(table["architecture"] == "topk") & table["control"].isna()]
     if not len(own):
         return _finding(claim, "not tested", "This run has no TopK SAE.", figures, rule)
+    own = own[own["sae"] == own["sae"].iloc[0]]  # of several the first: the others are rows of an ablation
     share = own["interpretable_strict"].sum() / max(1, own["alive"].sum())
     text = f"{share:.0%} of TopK's active latents predict a concept better than everything simpler does"
     shares, bounds = own.groupby(["seed", "layer"])["share_strict"].mean(), []
