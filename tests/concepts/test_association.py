@@ -267,6 +267,13 @@ def test_tables_over_saes(found):
     hard = concepts_tables.complexity(tables)
     assert set(hard["subset"]) == {"all", "first 64", "others", "matched density"}
     assert hard.query("subset == 'all'")["density_mean"].iloc[0] == pytest.approx(found.latents["density"].mean())
+    control = found.latents.assign(layer=2, sae="untrained", seed=0, density=1e-5)
+    beside = concepts_tables.complexity([*tables, control], ["untrained"])
+    assert "untrained" in set(beside["sae"])
+    matched = "subset == 'matched density'"
+    pd.testing.assert_frame_equal(
+        beside.query(matched).reset_index(drop=True), hard.query(matched).reset_index(drop=True)
+    )  # a control leaves the others' matched latents alone
     assert {"layer", "sae", "seed", "concept", "f1", "f1_neuron", "f1_probe_raw"} <= set(
         concepts_tables.best_latents([found.best.assign(layer=2, sae="topk", seed=0)])
     )
