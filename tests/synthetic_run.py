@@ -325,7 +325,7 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
         rows += [{"kind": kind, "concept": target} for target in TARGETS for kind in kinds]
         explored = {"controls": _explored(rows + [{"kind": "random_direction"}] * 8)}
         lift = {"controls": {("difference_of_means", -1): 0.3, ("trained", -1): 0.35}}
-        mine = [sae for sae in run.saes if sae.layer == layer]
+        mine = [sae for sae in run.saes if sae.layer == layer and not settings.control_of(run.settings[sae.name])]
         units = {f"{sae.name}-seed{sae.seed}": sae for sae in mine}
         tested = {}
         for unit, sae in units.items():

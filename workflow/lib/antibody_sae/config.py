@@ -186,16 +186,19 @@ def passages(config: Config) -> list[str]:
 def saes(config: Config) -> dict[str, SAESection]:
     """Settings of each SAE by name: defaults, then saes.shared, then its own entry of saes.train."""
     defaults = {key: part["default"] for key, part in _schema()["$defs"]["sae"]["properties"].items()}
-    full = {name: {**defaults, **config["saes"]["shared"], **own} for name, own in config["saes"]["train"].items()}
-    return {name: {key: value for key, value in own.items() if key != "seeds"} for name, own in full.items()}
+    full: dict[str, Any] = {}
+    for name, own in config["saes"]["train"].items():
+        full[name] = {**defaults, **config["saes"]["shared"], **own}
+        del full[name]["seeds"]
+    return full
 
 
-def seeds(config: Mapping[str, Any]) -> dict[str, list[int]]:
+def seeds(config: Config) -> dict[str, list[int]]:
     """Seeds of each SAE by name: its own where it has some, else those of all."""
     shared, every = config["saes"]["shared"].get("seeds"), config["saes"]["seeds"]
     return {name: own.get("seeds") or shared or every for name, own in config["saes"]["train"].items()}
 
 
-def control_of(sae: Mapping[str, Any]) -> str | None:
+def control_of(sae: SAESection) -> str | None:
     """What an SAE is a control of claim 1 by: `untrained`, `random_model`, or None. A control is not steered."""
     return "random_model" if sae["random_model"] else None if sae["tokens"] else "untrained"

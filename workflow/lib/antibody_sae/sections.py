@@ -26,6 +26,12 @@ class ModelSection(TypedDict, total=False):
     remote_code: bool
 
 
+class DrawnModel(ModelSection):
+    """`presets.drawn`: the same model with its weights drawn anew."""
+
+    drawn: int
+
+
 class Columns(TypedDict, total=False):
     id: str | None
     heavy: str | None
@@ -102,6 +108,7 @@ class SAESection(TypedDict, total=False):
     latents: int
     k: int
     tokens: int
+    random_model: bool
     batch_size: int
     learning_rate: float
     warmup: float
@@ -123,11 +130,17 @@ class SAESection(TypedDict, total=False):
     checkpoint_seconds: float
 
 
+class NamedSAE(SAESection, total=False):
+    """An entry of saes.train, or what all share."""
+
+    seeds: list[int] | None
+
+
 class SAEsSection(TypedDict):
     seeds: list[int]
     threads: int
-    shared: SAESection
-    train: dict[str, SAESection]
+    shared: NamedSAE
+    train: dict[str, NamedSAE]
 
 
 class MetadataColumn(TypedDict, total=False):
@@ -185,6 +198,7 @@ class SteeringSection(TypedDict):
     lever_length: float
     lever_rounds: int
     perplexity_bound: float
+    ablation: int
     seed: int
     chunks: int
 

@@ -26,11 +26,11 @@ from antibody_sae import hardware
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.io import InputError, sha256_file
 from antibody_sae.models import attention, generation
-from antibody_sae.models.presets import ModelSpec, known_as, resolve
+from antibody_sae.models.presets import ModelSpec, drawn_with, known_as, resolve
 from antibody_sae.species import tag
 
 if TYPE_CHECKING:
-    from antibody_sae.sections import ModelSection
+    from antibody_sae.sections import DrawnModel, ModelSection
 
 transformers.logging.set_verbosity_error()
 Edit = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -308,7 +308,7 @@ class AntibodyModel:
         return generation.generate(self, n, **options)
 
 
-def load(model: ModelSection) -> AntibodyModel:
+def load(model: ModelSection | DrawnModel) -> AntibodyModel:
     """Load what a config's `model:` section names (keys: name, path, template, dtype, device, revision, remote_code),
     or the same with random weights, of a section made by `presets.drawn`.
 
@@ -321,14 +321,15 @@ def load(model: ModelSection) -> AntibodyModel:
     wanted = model.get("dtype", "auto")
     dtype = getattr(torch, hardware.fast_dtype(device) if wanted == "auto" else wanted)
     hf, vocabulary = _load_packaged(spec) if spec.packaged else _load_checkpoint(spec)
-    if "drawn" in model:
-        _draw_weights(hf, model["drawn"])
+    seed = drawn_with(model)
+    if seed is not None:
+        _draw_weights(hf, seed)
     hf = hf.to(device=device, dtype=dtype).eval().requires_grad_(False)
     if not spec.remote_code:
         hf.set_attn_implementation(attention.NAME)
     folder = Path(spec.checkpoint)
     weights = sorted(p for p in folder.glob("*") if p.suffix in {".safetensors", ".bin"} and "training" not in p.name)
-    if "drawn" in model:
+    if seed is not None:
         weights = []
     readable = json.dumps([sorted(vocabulary.items()), sorted(spec.templates.items())])
     provenance = {

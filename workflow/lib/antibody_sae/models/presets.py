@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from antibody_sae.io import InputError
 
 if TYPE_CHECKING:
-    from antibody_sae.sections import ModelSection
+    from antibody_sae.sections import DrawnModel, ModelSection
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def drawn(model: ModelSection, seed: int) -> ModelSection:
+def drawn(model: ModelSection, seed: int) -> DrawnModel:
     """The `model:` section of the same architecture with its weights drawn anew."""
     return {**model, "drawn": seed}
 
 
-def known_as(model: ModelSection) -> str:
+def drawn_with(model: ModelSection | DrawnModel) -> int | None:
+    """Seed of the weights of a section made by `drawn`."""
+    seed = model.get("drawn")
+    return seed if isinstance(seed, int) else None
+
+
+def known_as(model: ModelSection | DrawnModel) -> str:
     """The name that what is computed with a model carries: drawn weights are never taken for others."""
-    return f"{model['name']} with random weights, seed {model['drawn']}" if "drawn" in model else str(model["name"])
+    seed = drawn_with(model)
+    return model["name"] if seed is None else f"{model['name']} with random weights, seed {seed}"
 
 
 def resolve(model: ModelSection) -> ModelSpec:

@@ -26,6 +26,7 @@ from antibody_sae.steering.targets import context
 
 if TYPE_CHECKING:  # transformers takes seconds to import
     from antibody_sae.models.model import AntibodyModel
+    from antibody_sae.sections import LabelSections, Writing
 
 CONTINUED = 2
 """Sequences written from each antibody under each arm."""
@@ -77,14 +78,14 @@ def likelihoods(
 
 def continued(
     model: AntibodyModel, layer: int, prompts: Sequence[str], arms: Sequence[Intervention],
-    writing: Mapping[str, Any], seed: Sequence[int],
+    writing: Writing, seed: Sequence[int],
 ) -> pd.DataFrame:  # fmt: skip
     """CONTINUED sequences of each arm from each prompt: columns arm, row (within the arm), text, ended."""
     rows: list[tuple[int, int, str, bool]] = []
     for k, (text, times) in enumerate(Counter(prompts).items()):
         first, each = len(rows) // len(arms), CONTINUED * times
         edit = Edit(model, [arm for arm in arms for _ in range(each)], writing["chains"], writing["species"])
-        how = {**writing, "prompt": text, "seed": [*seed, k], "layer": layer, "edit": edit}
+        how: dict[str, Any] = {**writing, "prompt": text, "seed": [*seed, k], "layer": layer, "edit": edit}
         for i, one in enumerate(model.generate(len(arms) * each, **how)):
             rows.append((i // each, first + i % each, one.text, one.ended))
     return pd.DataFrame(rows, columns=["arm", "row", "text", "ended"])
@@ -92,7 +93,7 @@ def continued(
 
 def ablate(
     model: AntibodyModel, layer: int, sae: SAE, labels: Labels, arms: pd.DataFrame, targets: Mapping[str, str],
-    most: int, writing: Mapping[str, Any], settings: Mapping[str, Any], seed: int,
+    most: int, writing: Writing, settings: LabelSections, seed: int,
 ) -> pd.DataFrame:  # fmt: skip
     """One row an arm (`arms_of`) and target, and one without ablation (kind none).
 
@@ -108,7 +109,7 @@ def ablate(
         if not own or not found:
             continue
         held = [Intervention(), *(clamp(sae, {int(arm["latent"]): 0.0}) for arm in own)]
-        how = {**writing, "chains": chains}
+        how: Writing = {**writing, "chains": chains}
         texts = [(heavy, light) for heavy, light, _, _ in found]
         read = [likelihoods(model, layer, chains, writing["species"], texts, arm) for arm in held]
         prompts = [(heavy + light)[: int(np.argmax(decides))] for heavy, light, decides, _ in found]

@@ -169,7 +169,7 @@ def _sae_table(summary: Mapping[str, Any]) -> Table:
             row["mean_change"] = 100 * change["mean"]
             row["mean_change_note"] = interval(change, 100, "+.0f")
         if change and change["random_high"] is not None:  # a model that writes nothing numberable has neither
-            row["control"], row["control_note"] = 100 * change["random_high"], f"lowest {points(change['random_low'])}"
+            row["random"], row["random_note"] = 100 * change["random_high"], f"lowest {points(change['random_low'])}"
         for target, best in (sae.get("best_f1") or {}).items():
             row[target], row[f"{target}_note"] = best["f1"], f"latent {best['latent']}"
         found.append(row)
@@ -182,9 +182,9 @@ def _sae_table(summary: Mapping[str, Any]) -> Table:
     )
     shown += [Column(t, f"F1 {concept_label(t)}", ".2f", "best latent, test antibodies") for t in summary["targets"]]
     shown += columns(
-        "steerable_targets|targets steered by their best F1|d",
+        "steerable_targets|targets steered by their best F1|.0f",
         "mean_change|their mean change, points|+.0f|95% interval over targets in brackets",
-        "control|random latents, highest|+.0f|mean over the same targets, of random latents of the same length",
+        "random|random latents, highest|+.0f|mean over the same targets, of random latents of the same length",
     )
     return Table("SAEs", shown, pd.DataFrame(found), csv="../tables/saes.csv")
 
