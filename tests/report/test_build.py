@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic_run
+from antibody_sae import config as settings
 from antibody_sae.report import build as report
 from antibody_sae.report import page
 from antibody_sae.report import summary as tables_summary
@@ -167,8 +168,22 @@ def test_nearest_latents_are_the_nearest(built):
             },
             True,
         ),
+        (
+            {
+                "saes": {
+                    "seeds": [0, 1],
+                    "train": {
+                        "topk": {"architecture": "topk"},
+                        "ordered": {"architecture": "ordered", "seeds": [0]},
+                        "topk_untrained": {"architecture": "topk", "tokens": 0},
+                        "topk_random_model": {"architecture": "topk", "random_model": True},
+                    },
+                }
+            },
+            True,
+        ),
     ],
-    ids=["one SAE, no steering", "two layers, two seeds, three types"],
+    ids=["one SAE, no steering", "two layers, two seeds, three types", "controls, one seed of Ordered"],
 )
 def test_other_shapes_of_run(tmp_path, monkeypatch, sections, steered):
     monkeypatch.setattr(report, "_write", lambda figure, folder: None)  # the pictures' files are tested above
@@ -181,8 +196,9 @@ def test_other_shapes_of_run(tmp_path, monkeypatch, sections, steered):
     for sae in run.saes:
         assert len(unpack(html, f"index-{sae.key}")["f1"]) == 64
     if steered:
-        assert "stability-layer1" in unpack(html, "charts-training")
-        assert "dose-j-gene-ighj4-matryoshka-layer2" in unpack(html, "charts-steering")
+        assert f"stability-layer{layers[0]}" in unpack(html, "charts-training")
+        last = [name for name in run.settings if not settings.control_of(run.settings[name])][-1]
+        assert f"dose-j-gene-ighj4-{last}-layer2" in unpack(html, "charts-steering")
         for title in ("Chosen latents in other seeds", "Ablation of each target's latents"):
             assert title in html.replace("&#39;", "'")
 
