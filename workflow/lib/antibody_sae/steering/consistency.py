@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import
     from antibody_sae.models.model import AntibodyModel
 
 CONTEXTS = 4
-"""Antibodies whose positions are the contexts: about 500 of them, and 0.1 s a latent."""
+"""Antibodies whose positions are the contexts: about 500 of them, and 0.2 s a latent."""
 _TOGETHER = 4
 """Vectors of one pass."""
 
