@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import transformers
 from antibody_sae.antibody import RESIDUES
@@ -9,6 +10,13 @@ from antibody_sae.models.model import AntibodyModel
 from antibody_sae.models.presets import ModelSpec
 
 TAGS = ("[HEAVY]", "[HUMAN]", "[SEP]")
+
+CHAIN = (
+    "EVQLVESGGGLVQPGGSLRLSCAASGFTFSSYAMSWVRQAPGKGLEWVSAISGSGGSTYYADSVKGRFTISRDNSKNTLYLQMNSLRAEDTAVYYCAKDRWGQGTLVTVSS"
+)
+"""A human heavy variable domain."""
+EARLY = 3
+"""The property: a W among the first EARLY residues. All that is written later is noise."""
 
 
 def tiny_model(d_model: int = 24, layers: int = 2, seed: int = 0) -> AntibodyModel:
@@ -51,3 +59,18 @@ def planted_model(d_model: int = 16) -> AntibodyModel:
     head[w, -1] = 0.1
     head[model.stop_token("H"), -1] = 0.25
     return model
+
+
+def chances(model: AntibodyModel, v: torch.Tensor, temperature: float = 1.0) -> np.ndarray:
+    """[EARLY + 1, vocabulary] exact chance that one of the next n residues is W, by the last token read, with v added
+    to the residual stream of `planted_model`, which is a Markov chain."""
+    ids = [*model.residue_tokens.values(), model.stop_token("H")]
+    hidden = model.hf.transformer.ln_f(model.hf.transformer.wte.weight + v)
+    p = (model.hf.lm_head(hidden)[:, ids].double() / temperature).softmax(-1).numpy()
+    w = list(model.residue_tokens).index("W")
+    chance = np.zeros((EARLY + 1, len(p)))
+    for n in range(1, EARLY + 1):
+        later = chance[n - 1][ids]
+        later[w], later[-1] = 1.0, 0.0
+        chance[n] = p @ later
+    return chance

@@ -135,3 +135,9 @@ def test_spearman_is_taken_within_targets():
     table["y"] = table["x"] + 0.5 * rng.standard_normal(200)
     assert significance.spearman_within(table, "x", "y").low > 0.5
     assert significance.spearman_within(table.head(3), "x", "y").targets == 0
+
+
+def test_q_values_are_benjamini_hochberg_over_what_was_tested():
+    p = np.array([[0.01, np.nan], [0.04, 0.03]])
+    np.testing.assert_allclose(significance.q_values(p), [[0.03, np.nan], [0.04, 0.04]])
+    assert np.isnan(significance.q_values(np.full((2, 2), np.nan))).all()

@@ -108,8 +108,7 @@ class _Writer:
         self.prefix = model.prefix(chains, species)
         self.stop = model.stop_token(chains, species)
         self.letters = {token: residue for residue, token in model.residue_tokens.items()}
-        vocabulary = int(model.hf.get_output_embeddings().weight.shape[0])  # type: ignore[operator]
-        self.banned = torch.full((vocabulary,), -torch.inf, device=model.device)
+        self.banned = torch.full((model.vocabulary,), -torch.inf, device=model.device)
         self.banned[[*self.letters, self.stop]] = 0.0
 
     def _logits(self, new: Tensor, tokens: Tensor, rows: Tensor, cache: Cache | None, keep: int) -> tuple[Tensor, Any]:

@@ -92,6 +92,18 @@ class AntibodyModel:
         """The same weights under another template."""
         return AntibodyModel(spec, self.hf, self._vocabulary, self.provenance)
 
+    @property
+    def head(self) -> nn.Module:
+        """What makes logits of the normed residual stream."""
+        head: nn.Module = self.hf.get_output_embeddings()  # type: ignore[operator]
+        return head
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of logits; some checkpoints have more than tokens."""
+        weight: Any = self.head.weight
+        return int(weight.shape[0])
+
     # -- writing antibodies for the model ------------------------------------------------------------------------
 
     def _template(self, chains: str, species: str) -> list[str]:
@@ -239,6 +251,29 @@ class AntibodyModel:
             for handle in handles:
                 handle.remove()
 
+    def logits(self, tokens: Tensor) -> Tensor:
+        """[batch, T, vocabulary] of right-padded tokens [batch, T]; can be differentiated."""
+        logits: Tensor = self.hf(input_ids=tokens, use_cache=False).logits
+        return logits
+
+    def logits_and_states(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Logits [batch, T, vocabulary] and, to differentiate them by, the residual stream [batch, T, d_model] after
+        each block, from the first block on."""
+        states: list[Tensor] = []
+
+        def keep(module: nn.Module, inputs: Any, output: Any) -> Any:
+            hidden = output[0] if isinstance(output, tuple) else output
+            states.append(hidden if hidden.requires_grad else hidden.detach().requires_grad_())
+            return (states[-1], *output[1:]) if isinstance(output, tuple) else states[-1]
+
+        handles = [block.register_forward_hook(keep) for block in self.blocks]
+        try:
+            with torch.enable_grad():
+                return self.logits(tokens), states
+        finally:
+            for handle in handles:
+                handle.remove()
+
     @torch.inference_mode()
     def next_token_logits(
         self, passages: Sequence[Encoded], layer: int | None = None, edit: Edit | None = None
@@ -246,11 +281,11 @@ class AntibodyModel:
         """Yields (index of the passage, float32 logits [T, vocabulary]) in order of length, with an optional edit."""
         for indices, tokens in self._batches(passages):
             if edit is None or layer is None:
-                logits = self.hf(input_ids=tokens, use_cache=False).logits
+                logits = self.logits(tokens)
             else:
                 rows = torch.tensor(indices, device=self.device)
                 with self.hooked(layer, lambda hidden, tokens=tokens, rows=rows: edit(hidden, tokens, rows)):  # type: ignore[misc]
-                    logits = self.hf(input_ids=tokens, use_cache=False).logits
+                    logits = self.logits(tokens)
             if not torch.isfinite(logits).all():
                 raise InputError(
                     f"model {self.spec.name}: its output is not finite; choose a smaller strength or float32"
@@ -275,8 +310,7 @@ class AntibodyModel:
         """[m, 20] logits of the residues (alphabetical) for residual directions [m, d_model]: final norm and head."""
         ids = torch.tensor([self.residue_tokens[r] for r in RESIDUES], device=self.device)
         normed = self._final_norm(directions.to(self.device, self.dtype))
-        head: nn.Module = self.hf.get_output_embeddings()  # type: ignore[operator]
-        logits: Tensor = head(normed)
+        logits: Tensor = self.head(normed)
         return logits[:, ids].float().cpu()
 
     def likelihood_gradients(
@@ -288,7 +322,7 @@ class AntibodyModel:
             vector = torch.zeros(len(tokens), 1, self.d_model, device=self.device, requires_grad=True)
             added = acted[..., None]
             with self.hooked(layer, lambda hidden: (hidden.float() + added * vector).to(hidden.dtype)):
-                logits = self.hf(input_ids=tokens, use_cache=False).logits[:, :-1].float()
+                logits = self.logits(tokens)[:, :-1].float()
             log_p = logits.log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
             for i, weight in enumerate(weights):
                 last = i + 1 == len(weights)

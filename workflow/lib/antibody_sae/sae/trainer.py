@@ -48,6 +48,9 @@ class Trainer:
     Parameters, in units of `scale`: encoder [K, d], bias [K], decoder [K, d], pre_bias [d]. On the CPU the step runs in
     the kernels, on `threads` threads: each takes its own tokens, then its own bands of dimensions, then its own
     latents. On a GPU plain torch takes the same steps without materialising [batch, k, d].
+
+    Suffixes of names are dimensions: B tokens of the batch, D d_model, K latents, M columns of the codes (k, then those
+    of AuxK), G bands of W of the model's dimensions, T threads.
     """
 
     def __init__(
@@ -202,47 +205,49 @@ class Trainer:
         finally:
             torch.set_num_threads(before)
 
-    def _step_cpu(self, y: Tensor, k: int, dead: np.ndarray, weight: float) -> tuple[float, float, float]:
+    def _step_cpu(self, acts_BD: Tensor, k: int, dead: np.ndarray, weight: float) -> tuple[float, float, float]:
         rows, first, second = self._rows
-        target = y.numpy()
-        n, d = target.shape
+        target_BD = acts_BD.numpy()
+        n, d = target_BD.shape
         columns = k + min(self.settings.aux_k, len(dead))
-        indices = np.empty((n, columns), dtype=np.int32)
-        values = np.empty((n, columns), dtype=np.float32)
-        d_values = np.zeros((self.threads, n, columns), dtype=np.float32)
+        indices_BM = np.empty((n, columns), dtype=np.int32)
+        values_BM = np.empty((n, columns), dtype=np.float32)
+        d_values_TBM = np.zeros((self.threads, n, columns), dtype=np.float32)
         bands = range(len(self._bands))
-        packed, residual = (np.empty((len(bands), n, kernels.WIDTH), dtype=np.float32) for _ in range(2))
-        d_target = np.zeros((len(bands), kernels.WIDTH), dtype=np.float32)
-        d_inputs = np.zeros((self.threads, d), dtype=np.float32)
-        weights = self._encoder_half if self._half else self.parameters["encoder"]
-        bias = self.parameters["bias"].to(weights.dtype)
+        target_GBW, residual_GBW = (np.empty((len(bands), n, kernels.WIDTH), dtype=np.float32) for _ in range(2))
+        d_target_GW = np.zeros((len(bands), kernels.WIDTH), dtype=np.float32)
+        d_inputs_TD = np.zeros((self.threads, d), dtype=np.float32)
+        encoder_KD = self._encoder_half if self._half else self.parameters["encoder"]
+        bias_K = self.parameters["bias"].to(encoder_KD.dtype)
 
         def choose(thread: int) -> None:
             first, last = (n * i // self.threads for i in (thread, thread + 1))
-            kernels.pack(target[first:last], packed[:, first:last])
+            kernels.pack(target_BD[first:last], target_GBW[:, first:last])
             for start in range(first, last, TILE):
                 tile = slice(start, min(start + TILE, last))
-                hidden = preactivations(y[tile].to(weights.dtype), weights, bias)
-                keys = sort_keys(hidden)
-                kernels.select_topk(keys, k, _ALL_LATENTS, indices[tile])
+                hidden_BK = preactivations(acts_BD[tile].to(encoder_KD.dtype), encoder_KD, bias_K)
+                keys_BK = sort_keys(hidden_BK)
+                kernels.select_topk(keys_BK, k, _ALL_LATENTS, indices_BM[tile])
                 if columns > k:
-                    kernels.select_topk(keys, columns - k, dead, indices[tile, k:])
+                    kernels.select_topk(keys_BK, columns - k, dead, indices_BM[tile, k:])
                 if self._half:
-                    kernels.activations(target[tile], rows.encoder, rows.bias, indices[tile], 0, columns, values[tile])
+                    kernels.activations(
+                        target_BD[tile], rows.encoder, rows.bias, indices_BM[tile], 0, columns, values_BM[tile]
+                    )
                 else:
-                    kernels.take(hidden.numpy(), indices[tile], 0, columns, values[tile])
+                    kernels.take(hidden_BK.numpy(), indices_BM[tile], 0, columns, values_BM[tile])
 
         def walk(
-            of: np.ndarray, survival: np.ndarray, start: int, stop: int, weight: float, bias: np.ndarray
+            of_GBW: np.ndarray, survival_K: np.ndarray, start: int, stop: int, weight: float, d_bias_GW: np.ndarray
         ) -> np.ndarray:
-            """The loss of columns start:stop against `of`; gradients are added to."""
+            """The loss of columns start:stop against `of_GBW`; gradients are added to."""
 
             def part(thread: int) -> np.ndarray:
                 sums = np.zeros(2)
                 for band in bands[thread :: self.threads]:
                     sums += kernels.walk(
-                        of[band], self._bands[band], survival, indices, values, start, stop, weight,
-                        d_values[thread], self._d_decoder[band], bias[band], residual[band],
+                        of_GBW[band], self._bands[band], survival_K, indices_BM, values_BM, start, stop, weight,
+                        d_values_TBM[thread], self._d_decoder[band], d_bias_GW[band], residual_GBW[band],
                     )  # fmt: skip
                 return sums
 
@@ -250,62 +255,63 @@ class Trainer:
             return total
 
         self._each_thread(choose)
-        loss, full = map(float, walk(packed, self._survival, 0, k, weight, d_target))
+        loss, full = map(float, walk(target_GBW, self._survival, 0, k, weight, d_target_GW))
         unit, aux = self._unit(loss * weight), 0.0
         if columns > k:
             # AuxK (arXiv:2406.04093, A.2): dead latents reconstruct what is left, which is held fixed
-            left, nowhere = residual.copy(), np.zeros_like(d_target)
+            left_GBW, nowhere_GW = residual_GBW.copy(), np.zeros_like(d_target_GW)
             share = self.settings.aux_weight / max(full, 1e-30) / unit
-            aux = float(walk(left, np.ones_like(self._survival), k, columns, share, nowhere)[1]) / max(full, 1e-30)
+            even_K = np.ones_like(self._survival)
+            aux = float(walk(left_GBW, even_K, k, columns, share, nowhere_GW)[1]) / max(full, 1e-30)
         entries = kernels.Entries(self._starts, *(np.empty(n * columns, dtype=np.int32) for _ in range(2)))
-        kernels.by_latent(indices, values, k, entries, self.silence, self.energy)
-        d_value = d_values[0] if self.threads == 1 else d_values.sum(0)
+        kernels.by_latent(indices_BM, values_BM, k, entries, self.silence, self.energy)
+        d_value_BM = d_values_TBM[0] if self.threads == 1 else d_values_TBM.sum(0)
         step = kernels.Adam(unit, *self._rate(), BETA1, BETA2, EPSILON)
         frozen = self.settings.frozen_at(self.position)
 
         def change(thread: int) -> None:
             kernels.update(
-                thread, self.threads, frozen, target, d_value, entries, self._d_decoder, rows, first, second, step,
-                d_inputs[thread], self._bands, self._half_bits,
+                thread, self.threads, frozen, target_BD, d_value_BM, entries, self._d_decoder, rows, first, second,
+                step, d_inputs_TD[thread], self._bands, self._half_bits,
             )  # fmt: skip
 
         self._each_thread(change)
         kernels.adam(
-            self.parameters["pre_bias"].numpy(), d_target.reshape(-1)[:d] - d_inputs.sum(0),
+            self.parameters["pre_bias"].numpy(), d_target_GW.reshape(-1)[:d] - d_inputs_TD.sum(0),
             self.first["pre_bias"].numpy(), self.second["pre_bias"].numpy(), step,
         )  # fmt: skip
         return loss, full, aux
 
     @torch.no_grad()
-    def _step_torch(self, y: Tensor, k: int, dead: np.ndarray, weight: float) -> tuple[float, float, float]:
+    def _step_torch(self, acts_BD: Tensor, k: int, dead: np.ndarray, weight: float) -> tuple[float, float, float]:
         p = self.parameters
         dtype = torch.bfloat16 if self._half else torch.float32
-        hidden = preactivations(y.to(dtype), p["encoder"].to(dtype), p["bias"].to(dtype)).float()
+        hidden_BK = preactivations(acts_BD.to(dtype), p["encoder"].to(dtype), p["bias"].to(dtype)).float()
         g = {name: torch.zeros_like(value) for name, value in p.items()}
-        indices = select(hidden, k)
-        values = self._values(y, indices)
-        weights = torch.from_numpy(self._survival).to(y.device)
-        loss, full, residual = self._walk(y, y, indices, values, weights, weight, g)
+        indices_BM = select(hidden_BK, k)
+        values_BM = self._values(acts_BD, indices_BM)
+        survival_K = torch.from_numpy(self._survival).to(acts_BD.device)
+        loss, full, residual_BD = self._walk(acts_BD, acts_BD, indices_BM, values_BM, survival_K, weight, g)
         unit, aux = self._unit(loss * weight), 0.0
         if len(dead) and self.settings.aux_k:
-            allowed = torch.from_numpy(dead).to(y.device)
-            some = allowed[select(hidden[:, allowed], min(self.settings.aux_k, len(dead)))]
-            target, scale = {**g, "pre_bias": torch.zeros_like(g["pre_bias"])}, max(full, 1e-30)
+            allowed = torch.from_numpy(dead).to(acts_BD.device)
+            dead_BM = allowed[select(hidden_BK[:, allowed], min(self.settings.aux_k, len(dead)))]
+            aside, scale = {**g, "pre_bias": torch.zeros_like(g["pre_bias"])}, max(full, 1e-30)
             _, left, _ = self._walk(
-                residual,
-                y,
-                some,
-                self._values(y, some),
-                torch.ones_like(weights),
+                residual_BD,
+                acts_BD,
+                dead_BM,
+                self._values(acts_BD, dead_BM),
+                torch.ones_like(survival_K),
                 self.settings.aux_weight / scale / unit,
-                target,
+                aside,
             )
             aux = left / scale
-        fired = torch.zeros(len(weights), dtype=torch.bool, device=y.device)
-        fired[indices[values > 0]] = True
-        self.silence[fired.cpu().numpy()] = 0
-        squares = values.double().square().flatten().cpu().numpy()
-        np.add.at(self.energy, indices.flatten().cpu().numpy(), squares)
+        fired_K = torch.zeros(len(survival_K), dtype=torch.bool, device=acts_BD.device)
+        fired_K[indices_BM[values_BM > 0]] = True
+        self.silence[fired_K.cpu().numpy()] = 0
+        squares = values_BM.double().square().flatten().cpu().numpy()
+        np.add.at(self.energy, indices_BM.flatten().cpu().numpy(), squares)
         g["pre_bias"] -= g["bias"] @ p["encoder"]
         g["decoder"] -= (g["decoder"] * p["decoder"]).sum(1, keepdim=True) * p["decoder"]
         rate, correction = self._rate()
@@ -320,44 +326,44 @@ class Trainer:
         p["decoder"][frozen:] /= p["decoder"][frozen:].norm(dim=1, keepdim=True)
         return loss, full, aux
 
-    def _values(self, y: Tensor, indices: Tensor) -> Tensor:
-        """[n, m] float32 activations of the chosen latents, one [n, d] gather at a time."""
+    def _values(self, acts_BD: Tensor, indices_BM: Tensor) -> Tensor:
+        """[B, M] float32 activations of the chosen latents, one [B, D] gather at a time."""
         p = self.parameters
-        return torch.stack([(p["encoder"][i] * y).sum(1) + p["bias"][i] for i in indices.T], 1).relu()
+        return torch.stack([(p["encoder"][i] * acts_BD).sum(1) + p["bias"][i] for i in indices_BM.T], 1).relu()
 
     def _walk(
         self,
-        y: Tensor,
-        inputs: Tensor,
-        indices: Tensor,
-        values: Tensor,
-        weights: Tensor,
+        target_BD: Tensor,
+        acts_BD: Tensor,
+        indices_BM: Tensor,
+        values_BM: Tensor,
+        survival_K: Tensor,
         weight: float,
         g: dict[str, Tensor],
     ) -> tuple[float, float, Tensor]:
-        """kernels.walk in torch, one [n, d] gather at a time; adds to the gradients g of every parameter."""
-        decoder = self.parameters["decoder"]
-        error, suffix = y.clone(), torch.zeros_like(y)
-        norm = error.square().sum(1)
-        loss = norm.clone()
-        for i, z in zip(indices.T, values.T, strict=True):
-            error -= z[:, None] * decoder[i]
-            after = error.square().sum(1)
-            loss += weights[i] * (after - norm)
-            norm = after
-        residual = error.clone()
-        for i, z in zip(indices.T.flip(0), values.T.flip(0), strict=True):
-            rows, share = decoder[i], weights[i][:, None]
-            gradient = 2 * weight * (suffix - share * error)
-            dz = (gradient * rows).sum(1) * (z > 0)
-            g["decoder"].index_add_(0, i, z[:, None] * gradient)
-            g["encoder"].index_add_(0, i, dz[:, None] * inputs)
-            g["bias"].index_add_(0, i, dz)
-            v = z[:, None] * rows
-            error += v
-            suffix += share * v
-        g["pre_bias"] += 2 * weight * (suffix - y).sum(0)
-        return float(loss.sum()), float(norm.sum()), residual
+        """kernels.walk in torch, one [B, D] gather at a time; adds to the gradients g of every parameter."""
+        decoder_KD = self.parameters["decoder"]
+        error_BD, suffix_BD = target_BD.clone(), torch.zeros_like(target_BD)
+        norm_B = error_BD.square().sum(1)
+        loss_B = norm_B.clone()
+        for index_B, z_B in zip(indices_BM.T, values_BM.T, strict=True):
+            error_BD -= z_B[:, None] * decoder_KD[index_B]
+            after_B = error_BD.square().sum(1)
+            loss_B += survival_K[index_B] * (after_B - norm_B)
+            norm_B = after_B
+        residual_BD = error_BD.clone()
+        for index_B, z_B in zip(indices_BM.T.flip(0), values_BM.T.flip(0), strict=True):
+            rows_BD, share_B = decoder_KD[index_B], survival_K[index_B][:, None]
+            gradient_BD = 2 * weight * (suffix_BD - share_B * error_BD)
+            d_z_B = (gradient_BD * rows_BD).sum(1) * (z_B > 0)
+            g["decoder"].index_add_(0, index_B, z_B[:, None] * gradient_BD)
+            g["encoder"].index_add_(0, index_B, d_z_B[:, None] * acts_BD)
+            g["bias"].index_add_(0, index_B, d_z_B)
+            v_BD = z_B[:, None] * rows_BD
+            error_BD += v_BD
+            suffix_BD += share_B * v_BD
+        g["pre_bias"] += 2 * weight * (suffix_BD - target_BD).sum(0)
+        return float(loss_B.sum()), float(norm_B.sum()), residual_BD
 
 
 _ALL_LATENTS = np.empty(0, dtype=np.int64)

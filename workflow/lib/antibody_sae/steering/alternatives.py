@@ -43,7 +43,7 @@ def logit_bias(
 ) -> Iterator[Any]:
     """Within it, generating with the yielded `edit` (at any layer) adds `bias` (residue -> nats) to the logits where
     `where` acts: the edit leaves the residual stream alone and reads only which tokens were written."""
-    added = torch.zeros(int(model.hf.get_output_embeddings().weight.shape[0]), device=model.device)  # type: ignore
+    added = torch.zeros(model.vocabulary, device=model.device)
     for residue, nats in bias.items():
         if residue not in model.residue_tokens:
             raise InputError(f"logit bias: {residue!r} is no residue; there are {', '.join(model.residue_tokens)}")
@@ -58,7 +58,7 @@ def logit_bias(
     def change(module: Any, inputs: Any, output: Tensor) -> Tensor:
         return output + acted[0][:, -output.shape[1] :, None] * added if acted else output
 
-    handle = model.hf.get_output_embeddings().register_forward_hook(change)  # type: ignore[operator]
+    handle = model.head.register_forward_hook(change)
     try:
         yield edit
     finally:
@@ -86,7 +86,6 @@ def infill(
     template = f"[HEAVY][{{species}}]{parent[:start]}[MASK]{parent[stop:]}[SEP]{{heavy}}[CLS]"
     if not {"[MASK]", "[CLS]", "[SEP]", "[HEAVY]"} <= set(model._vocabulary):
         raise InputError(f"infilling: model {model.spec.name} was not trained for it; it lacks [MASK] or [CLS]")
-    spec = replace(model.spec, templates={"H": template})
-    filler = type(model)(spec, model.hf, model._vocabulary, model.provenance)
+    filler = model.under(replace(model.spec, templates={"H": template}))
     spans = filler.generate(n, seed=seed, species=species, temperature=temperature, top_p=top_p, max_residues=60)
     return [parent[:start] + written.text + parent[stop:] if written.ended else "" for written in spans]

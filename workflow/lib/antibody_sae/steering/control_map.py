@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -40,29 +40,20 @@ def control_map(
     shape = (len(targets), model.n_layers, len(SIDED_REGIONS))
     total = torch.zeros(*shape, model.d_model, dtype=torch.float64)
     squares = torch.zeros(*shape, dtype=torch.float64)
-    seen: dict[int, Tensor] = {}
     for batch in batches(model, passages, credit, before):
         writes = _written(batch.rows, batch.tokens.shape[1], passages, region).to(model.device)
-        handles = [block.register_forward_hook(_keep(seen, i)) for i, block in enumerate(model.blocks)]
-        try:
-            with torch.enable_grad():
-                logits = model.hf(input_ids=batch.tokens, use_cache=False).logits[:, :-1]
-                log_p = log_probabilities(
-                    logits, batch.tokens[:, 1:], allowed, writing["temperature"], writing["top_p"]
-                )
-                for j in range(len(targets)):
-                    if batch.credit[..., j].any():
-                        loss = (log_p * batch.credit[:, 1:, j]).sum()
-                        gradients = torch.autograd.grad(
-                            loss, [seen[i] for i in range(model.n_layers)], retain_graph=True
-                        )
-                        terms = torch.stack([torch.einsum("btr,btd->brd", writes, g.float()) for g in gradients], 1)
-                        total[j] += terms.double().sum(0).cpu()
-                        squares[j] += (terms.double() ** 2).sum((0, -1)).cpu()
-        finally:
-            for handle in handles:
-                handle.remove()
-            seen.clear()
+        with torch.enable_grad():
+            logits, states = model.logits_and_states(batch.tokens)
+            log_p = log_probabilities(
+                logits[:, :-1], batch.tokens[:, 1:], allowed, writing["temperature"], writing["top_p"]
+            )
+            for j in range(len(targets)):
+                if batch.credit[..., j].any():
+                    loss = (log_p * batch.credit[:, 1:, j]).sum()
+                    gradients = torch.autograd.grad(loss, states, retain_graph=True)
+                    terms = torch.stack([torch.einsum("btr,btd->brd", writes, g.float()) for g in gradients], 1)
+                    total[j] += terms.double().sum(0).cpu()
+                    squares[j] += (terms.double() ** 2).sum((0, -1)).cpu()
     n = len(passages)
     square = ((total**2).sum(-1) - squares) / max(1, n * (n - 1))
     noise = squares / n**2  # of the squared length of the mean, were there nothing
@@ -75,19 +66,6 @@ def control_map(
         if noise[j, layer, r] > 0
     ]  # fmt: skip
     return pd.DataFrame(rows, columns=["concept", "layer", "region", "derivative", "noise"])
-
-
-def _keep(seen: dict[int, Tensor], number: int) -> Any:
-    """A hook that keeps the residual stream after a block, from the first block on as something to differentiate by."""
-
-    def hook(module: Any, inputs: Any, output: Any) -> Any:
-        hidden = output[0] if isinstance(output, tuple) else output
-        if not hidden.requires_grad:
-            hidden = hidden.detach().requires_grad_()
-        seen[number] = hidden
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    return hook
 
 
 def _written(rows: Sequence[int], width: int, passages: Sequence[Encoded], region: Sequence[np.ndarray]) -> Tensor:

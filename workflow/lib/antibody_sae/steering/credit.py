@@ -391,7 +391,7 @@ def batches(
 
 def allowed_tokens(model: AntibodyModel, chains: str, species: str) -> Tensor:
     """[vocabulary] bool: what generation may draw."""
-    allowed = torch.zeros(int(model.hf.get_output_embeddings().weight.shape[0]), dtype=torch.bool)  # type: ignore
+    allowed = torch.zeros(model.vocabulary, dtype=torch.bool)
     allowed[[*model.residue_tokens.values(), model.stop_token(chains, species)]] = True
     return allowed.to(model.device)
 
@@ -440,7 +440,7 @@ def _log_p(
         return (hidden.float() + acted * vector).to(hidden.dtype)
 
     with model.hooked(layer, change):
-        logits = model.hf(input_ids=tokens, use_cache=False).logits[:, :-1]
+        logits = model.logits(tokens)[:, :-1]
     return log_probabilities(logits, tokens[:, 1:], allowed, writing["temperature"], writing["top_p"])
 
 

@@ -1,0 +1,139 @@
+"""Trained vectors and the levers that go to files, on planted models whose rates are known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from antibody_sae.interventions import Where
+from antibody_sae.io import write_safetensors
+from antibody_sae.sae.model import SAE
+from antibody_sae.steering import sparse, trained
+from planted import EARLY, planted_model
+from safetensors import safe_open
+
+WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
+
+
+def pair_sample(v, _round=0):
+    """A property that takes two directions at once: its log odds are flat until v[0] + v[1] is large."""
+    v = v.clone().requires_grad_()
+    with torch.enable_grad():
+        rate = torch.sigmoid(12 * (v[0] + v[1]) - 14.5)
+        (gradient,) = torch.autograd.grad(rate, v)
+    return rate.item(), 1.0, -1.0, gradient
+
+
+def test_a_property_of_two_latents_together_is_found_by_the_sparse_lever_and_by_no_single_latent():
+    directions = torch.eye(8)
+    first = pair_sample(torch.zeros(8))[3]
+    single = [pair_sample(d)[0] for d in directions]
+    assert max(single) < 0.1
+    made = trained.train(pair_sample, first, (1.0, -1.0), 1.0)
+    levers = sparse.pursue(directions, made.vector)
+    assert sorted(levers[2].latents) == [0, 1]
+    assert pair_sample(levers[2].vector)[0] > 0.8
+    held = trained.train(
+        pair_sample, first, (1.0, -1.0), 1.0, project=lambda u: sparse.pursue(directions, u, (2,))[2].vector
+    )
+    assert sorted(held.vector.nonzero()[:, 0].tolist()) == [0, 1]
+
+
+def test_the_first_step_is_the_rate_derivative_and_all_latents_reach_the_trained_vector():
+    generator = torch.Generator().manual_seed(0)
+    first, seen = torch.randn(8, generator=generator), []
+
+    def sample(v, number):
+        seen.append(v)
+        return 0.1 * number, 1.0, -1.0, torch.randn(8, generator=generator)
+
+    made = trained.train(sample, first, (1.0, -1.0), 2.0)
+    torch.testing.assert_close(seen[0], 2 * first / first.norm())
+    assert all(float(v.norm()) == pytest.approx(2.0) for v in seen)
+    directions = torch.nn.functional.normalize(torch.randn(30, 8, generator=generator), dim=1)
+    levers = sparse.pursue(directions, made.vector, (1, 2, 8, 30))
+    torch.testing.assert_close(levers[30].vector, made.vector, atol=1e-4, rtol=1e-4)
+    error = [float((lever.vector - made.vector).norm()) for lever in levers.values()]
+    assert error == sorted(error, reverse=True)
+    positive = sparse.pursue(directions, made.vector, (4,), positive=True)[4]
+    assert min(positive.weights) >= 0
+    usable = torch.ones(30, dtype=torch.bool)
+    usable[levers[1].latents[0]] = False
+    assert levers[1].latents[0] not in sparse.pursue(directions, made.vector, (8,), usable=usable)[8].latents
+
+
+def test_a_vector_whose_sequences_are_unlikely_is_shortened_and_never_the_result():
+    def sample(v, number):
+        length = float(v.norm())
+        return length, 1.0, -1.0 - length, v
+
+    made = trained.train(sample, torch.ones(4), (1.0, -1.0), 1.0, perplexity_bound=1.5)
+    assert made.history["accepted"].tolist()[:2] == [False, False]
+    assert 0 < float(made.vector.norm()) <= np.log(1.5)
+    hopeless = trained.train(lambda v, n: (1.0, 0.0, -1.0, v), torch.ones(4), (1.0, -1.0), 1.0)
+    assert not hopeless.vector.any()
+
+
+def workbench(model):
+    def judge(texts):
+        has = np.array([["W" in text[:EARLY]] for text in texts], float)
+        region = [np.zeros(len(text), np.int8) for text in texts]
+        return trained.Judged(has, np.ones(len(texts), bool), region)
+
+    return trained.Workbench(model, 1, Where(), WRITING, ["v-gene=early-W"], judge)
+
+
+def test_training_on_the_model_raises_the_rate_and_is_the_same_twice(drawn):
+    model, _, _, known = drawn
+    bench = workbench(model)
+    base = bench.base(200, seed=1)
+    assert base.rates[0] == pytest.approx(float(known.start[0]), abs=0.08)
+    options = {"rounds": 2, "perplexity_bound": 3.0, "valid_bound": 0.5}  # many do not end in time
+    runs = [bench.train(0, base, length=2.0, n=60, seed=7, **options) for _ in range(2)]
+    torch.testing.assert_close(runs[0].vector, runs[1].vector, atol=0, rtol=0)
+    assert runs[0].history.equals(runs[1].history)
+    axis = runs[0].vector / runs[0].vector.norm()
+    assert axis[0] > 0.8  # what raises W
+    assert runs[0].history["rate"].max() > base.rates[0] + 0.2
+
+
+@pytest.mark.parametrize("chains", ["L", "HL"])
+def test_light_chains_and_pairs_have_levers_too(chains):
+    model = planted_model()
+    template = {"L": "[HEAVY][{species}]{light}[SEP]", "HL": "[HEAVY][{species}]{heavy}{light}[SEP]"}[chains]
+    model.spec = dataclasses.replace(model.spec, templates={chains: template})
+    bench = workbench(model)
+    bench = dataclasses.replace(bench, writing={**WRITING, "chains": chains})
+    base = bench.base(80, seed=1)
+    assert base.derivative[0, 0] > 0
+    assert torch.isfinite(base.terms).all()
+
+
+def test_a_layers_levers_and_a_dictionarys_go_to_files_with_their_provenance(drawn, tmp_path):
+    model, *_ = drawn
+    bench = workbench(model)
+    base = bench.base(200, seed=1)
+    settings = {
+        "levers": ["sparse", "trained"], "lever_length": 0.5, "lever_rounds": 1, "perplexity_bound": 3.0, "n": 50,
+        "seed": 1,
+    }  # fmt: skip
+    vectors, history = trained.levers(bench, base, settings, 4.0)
+    assert {name: tuple(v.shape) for name, v in vectors.items()} == {"rate_derivative": (1, 16), "trained": (1, 16)}
+    torch.testing.assert_close(vectors["trained"], vectors["rate_derivative"])  # one round: its first step
+    assert history["concept"].tolist() == bench.targets
+    table = trained.reliability(base, bench.targets)
+    assert table["explained"].between(-0.1, 1).all()
+    sae = SAE(
+        torch.eye(16)[:6], torch.zeros(6), torch.eye(16)[:6], torch.zeros(16), 1.0, 2,
+        torch.tensor([0.0, 1, 1, 1, 1, 1]), torch.full((6,), 0.1), {"architecture": "topk"},
+    )  # fmt: skip
+    found, chosen = sparse.levers(sae, vectors, bench.targets, [1, 4])
+    assert set(found) == {"sparse_1", "sparse_4", "in_span", "out_of_span"}
+    assert 0 not in set(chosen["latent"])  # never active in training
+    assert float(found["in_span"] @ found["out_of_span"].T) == pytest.approx(0, abs=1e-5)
+    write_safetensors(found, tmp_path / "l.safetensors", trained.provenance({**model.provenance, "targets": ["a"]}))
+    with safe_open(tmp_path / "l.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["provenance"])["weights_sha256"] == "0"
