@@ -45,8 +45,40 @@ rule tables:
         "../scripts/tables.py"
 
 
+rule natural_vs_written:
+    input:
+        antibodies=f"{OUT}/sequences/antibodies.parquet",
+        chains=f"{OUT}/numbering/chains.parquet",
+        splits=f"{OUT}/splits/antibodies.parquet",
+        plans=expand(f"{OUT}/steering/layer{{layer}}/controls/explore/plan.parquet", layer=LAYERS),
+        outcomes=expand(f"{OUT}/steering/layer{{layer}}/controls/explore/outcomes.parquet", layer=LAYERS),
+    output:
+        report(
+            f"{OUT}/tables/natural_vs_written.csv",
+            category="Tables",
+            labels={"table": "Natural and written"},
+            caption="../report/natural.rst",
+        ),
+    log:
+        f"{OUT}/logs/natural_vs_written.log",
+    benchmark:
+        f"{OUT}/benchmarks/natural_vs_written.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500, 10),
+        runtime=minutes(30),
+    params:
+        bins=config["concepts"]["bins"],
+        code=code("natural_vs_written.py"),
+    script:
+        "../scripts/natural_vs_written.py"
+
+
 rule report:
     input:
+        nature=[] if GENERATE else rules.natural_vs_written.output,
         summary=rules.tables.output.summary,
         sequences=f"{OUT}/sequences/antibodies.parquet",
         residues=f"{OUT}/numbering/residues.parquet",
