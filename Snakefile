@@ -44,6 +44,7 @@ include: "workflow/rules/activations.smk"
 include: "workflow/rules/saes.smk"
 include: "workflow/rules/concepts.smk"
 include: "workflow/rules/steering.smk"
+include: "workflow/rules/transfer.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/designs.smk"
 

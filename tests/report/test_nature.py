@@ -29,12 +29,13 @@ def test_a_difference_that_is_there_is_found_and_no_other():
     rng = np.random.default_rng(0)
     table = nature.compared(chains(400, rng), chains(300, rng, long=3))
     length = row(table, "CDR3 length", "mean")
-    assert length.low < 3 < length.high and length.q_value < 1e-6
+    assert length.low < 3 < length.high
+    assert length.q_value < 1e-6
     assert length.written == pytest.approx(length.input + length.difference)
     assert row(table, "J gene", "IGHJ6").q_value > 0.05
     composition = table[table["measure"] == "CDR3 residue"]
     assert composition["input"].sum() == pytest.approx(1)
-    assert (table["low"] <= table["difference"]).all() and (table["difference"] <= table["high"]).all()
+    assert table["difference"].between(table["low"], table["high"]).all()
 
 
 def test_relatives_count_once():
@@ -43,7 +44,8 @@ def test_relatives_count_once():
     family = single.loc[single.index.repeat(20)].reset_index(drop=True)
     written = chains(200, rng)
     alone, together = (row(nature.compared(one, written), "J gene", "IGHJ6") for one in (single, family))
-    assert together.n_input == 20 * alone.n_input and together.clusters == alone.clusters == 60
+    assert together.n_input == 20 * alone.n_input
+    assert together.clusters == alone.clusters == 60
     assert together.input_high - together.input_low == pytest.approx(alone.input_high - alone.input_low, rel=0.03)
 
 
@@ -54,7 +56,8 @@ def test_liabilities_are_those_of_the_domain():
     marked["domain"] = BACKBONE + marked["cdr3"] + "WGQGTLVTVSS"
     table = nature.compared(plain, marked)
     found = row(table, "liability in CDR3", "N-glycosylation")
-    assert (found.input, found.written) == (0, 1) and found.low > 0.8
+    assert (found.input, found.written) == (0, 1)
+    assert found.low > 0.8
     assert row(table, "liability in the domain", "isomerisation").input > 0
     assert not (table["value"] == "free cysteine").any(), "both cysteines have a partner: neither side has a free one"
 
@@ -69,7 +72,8 @@ def test_only_complete_domains_of_the_side_count():
     )  # fmt: skip
     splits = pd.DataFrame({"antibody_id": list("abc"), "cluster_id": [0, 1, 2]})
     found = nature.of_input(antibodies, numbered, splits, "heavy", [0.9, 0.95], ["H:>=0.95"])
-    assert found["domain"].tolist() == [BACKBONE] * 2 and found["v_identity"].tolist() == ["H:>=0.95"] * 2
+    assert found["domain"].tolist() == [BACKBONE] * 2
+    assert found["v_identity"].tolist() == ["H:>=0.95"] * 2
     unwatched = nature.of_input(antibodies, numbered, splits, "heavy", [0.9, 0.95], [])
     assert unwatched["v_identity"].isna().all(), "what written sequences were not looked at for is not compared"
     with pytest.raises(InputError, match="too few"):

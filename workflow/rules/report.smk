@@ -79,6 +79,7 @@ rule natural_vs_written:
 rule report:
     input:
         nature=[] if GENERATE else rules.natural_vs_written.output,
+        transfer=rules.transfer_tables.output if OTHER else [],
         summary=rules.tables.output.summary,
         sequences=f"{OUT}/sequences/antibodies.parquet",
         residues=f"{OUT}/numbering/residues.parquet",

@@ -178,6 +178,19 @@ def check_columns(config: Config) -> None:
             )
 
 
+def check_transfer(config: Mapping[str, Any]) -> None:
+    """Raise InputError where the run that transfer.from names is not of this run's very weights and number format."""
+    other = config["transfer"]["from"]
+    if other:
+        from antibody_sae.concepts import abroad
+        from antibody_sae.models import model as models
+
+        model = models.load(config["model"])
+        for layer in config["activations"]["layers"]:
+            own = {**model.provenance, "hook": model.hook_name(layer), "model_dtype": model.dtype_name}
+            abroad.check(read_json(abroad.manifest(other, layer)), own, other)
+
+
 def _records(path: Path) -> int:
     size = path.stat().st_size
     with open(path, "rb") as handle:
@@ -289,6 +302,7 @@ def check(config: Config, cores: int, folder: str | Path) -> str:
     Raises InputError where a column is named that is not there, or the disk has less room than the run will take.
     """
     check_columns(config)
+    check_transfer(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     held = [os.environ.get(name) for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")]

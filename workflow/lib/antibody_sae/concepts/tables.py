@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -83,3 +83,19 @@ def complexity(tables: Iterable[pd.DataFrame], controls: Collection[str] = ()) -
                 row[f"{measure}_mean"] = total / weight.sum() if weight.sum() else np.nan
             rows.append(row)
     return pd.DataFrame(rows).sort_values(["layer", "sae", "seed"], kind="stable")
+
+
+EFFECT = ["delta", "delta_low", "delta_high", "steerable"]
+_SAE = ["layer", "sae", "seed"]
+
+
+def with_steering(concepts: pd.DataFrame, steered: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The concepts' rows beside what pushing the latent with the best F1 did in the run that found it: change of the
+    concept's share among written sequences. `steered`: run -> its tables/steering_by_criterion.csv."""
+    frames = [
+        table[(table["kind"] == "latent") & (table["selected_by"] == "f1") & (table["length"] > 0)]
+        .assign(found_in=name)[["found_in", *_SAE, "concept", *EFFECT]]
+        .drop_duplicates(["found_in", *_SAE, "concept"])
+        for name, table in steered.items()
+    ]
+    return concepts.merge(pd.concat(frames, ignore_index=True), on=["found_in", *_SAE, "concept"], how="left")
