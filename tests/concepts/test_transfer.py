@@ -39,7 +39,7 @@ def csr(dense):
 
 
 def side(name, seed, habit, order):
-    """A run whose SAE holds the true directions, its latents in some order; rows 0 to 99 train, 20 validate, 30 test."""
+    """A run whose SAE holds the true directions, its latents in some order; 100 antibodies train, 30 test."""
     rng = np.random.default_rng(seed)
     n = ANTIBODIES * LENGTH
     codes = np.where(rng.random((n, K)) < 0.3, rng.uniform(0.5, 1, (n, K)), 0).astype(np.float32)

@@ -143,3 +143,57 @@ rule concept_tables:
         code=code("concept_tables.py"),
     script:
         "../scripts/concept_tables.py"
+
+
+if config["concepts"]["metadata"]:
+
+    rule lineages:
+        input:
+            labels=LABELLED,
+            antibodies=f"{OUT}/sequences/antibodies.parquet",
+            manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+            shards=SHARDS,
+            sae=expand(f"{OUT}/saes/{ONE_SAE}/{{file}}", file=["sae.safetensors", "config.json"], allow_missing=True),
+        output:
+            f"{OUT}/concepts/{ONE_SAE}/lineages.parquet",
+        log:
+            f"{OUT}/logs/lineages-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+        benchmark:
+            f"{OUT}/benchmarks/lineages-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+        conda:
+            "../../envs/environment.yaml"
+        threads: 1
+        resources:
+            mem_mb=memory(4000, 0),
+            runtime=minutes(60),
+        params:
+            concepts=pick("concepts", "metadata", "thresholds", "bootstrap", "seed"),
+            code=code("lineages.py"),
+        script:
+            "../scripts/lineages.py"
+
+    rule lineage_table:
+        input:
+            expand(f"{OUT}/concepts/{{sae}}/lineages.parquet", sae=EVERY_SAE),
+        output:
+            report(
+                f"{OUT}/tables/lineages.csv",
+                category="Tables",
+                labels={"table": "Columns of the input, lineage by lineage"},
+                caption="../report/lineages.rst",
+            ),
+        log:
+            f"{OUT}/logs/lineage_table.log",
+        benchmark:
+            f"{OUT}/benchmarks/lineage_table.tsv"
+        localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
+        conda:
+            "../../envs/environment.yaml"
+        threads: 1
+        resources:
+            mem_mb=memory(1000, 5),
+            runtime=minutes(10),
+        params:
+            code=code("lineage_table.py"),
+        script:
+            "../scripts/lineage_table.py"

@@ -80,6 +80,7 @@ rule report:
     input:
         nature=[] if GENERATE else rules.natural_vs_written.output,
         transfer=rules.transfer_tables.output if OTHER else [],
+        lineages=rules.lineage_table.output if config["concepts"]["metadata"] else [],
         summary=rules.tables.output.summary,
         sequences=f"{OUT}/sequences/antibodies.parquet",
         residues=f"{OUT}/numbering/residues.parquet",

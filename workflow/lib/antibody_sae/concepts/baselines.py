@@ -15,6 +15,7 @@ import pandas as pd
 
 from antibody_sae.activations import Store
 from antibody_sae.antibody import RESIDUES
+from antibody_sae.concepts import germline
 from antibody_sae.concepts.labels import Labels, owners, residues_of
 from antibody_sae.concepts.probes import RIDGES, Moments, Scores, best_ridge
 from antibody_sae.concepts.rows import Csr, Floats, Ints, codes_csr, signed_csr, take_rows
@@ -229,4 +230,4 @@ def _probe_pooled(neuron: _Bank, labels: Labels, counts: Ints) -> pd.DataFrame:
 def compute(store: Store, labels: Labels, thresholds: Sequence[float]) -> pd.DataFrame:
     """All baselines of a layer that need no SAE, one row a baseline and concept; `thresholds` as for latents."""
     dense = on_activations(store, labels, np.asarray(sorted(thresholds), np.float32))
-    return pd.concat([predictors(labels), dense], ignore_index=True)
+    return pd.concat([predictors(labels), germline.rows(labels), dense], ignore_index=True)

@@ -8,13 +8,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from antibody_sae.concepts.labels import Labels
+from antibody_sae.concepts.labels import Labels, residues_of
 from antibody_sae.concepts.rows import Csr, Floats, Ints, codes_csr
 from antibody_sae.concepts.scoring import pool
 
+if TYPE_CHECKING:
+    from antibody_sae.activations import Store
+    from antibody_sae.sae.model import SAE
+
+_ENCODE = 8192
 _BLOCK = 65_536
 """Residues of a block; a larger cluster makes a larger one."""
 
@@ -92,6 +98,24 @@ class CodeFile:
                     bounds[first : cluster + 2] - bounds[first],
                 )
                 first, rows = cluster + 1, 0
+
+
+def encode(sae: SAE, store: Store, labels: Labels, wanted: np.ndarray) -> CodeFile:
+    """The SAE's codes of the `wanted` residues ([residues] bool) among the activations."""
+    file = CodeFile(np.sort(np.concatenate([ids[wanted[ids]] for _, ids in store.blocks(_ENCODE)])), sae.k, labels)
+    for x, ids in store.blocks(_ENCODE):
+        keep = wanted[ids]
+        if keep.any():
+            codes = sae.encode(x[np.flatnonzero(keep)])
+            file.write(ids[keep], codes.indices.cpu().numpy(), codes.values.cpu().numpy())
+    return file
+
+
+def of_antibodies(labels: Labels, chosen: np.ndarray) -> np.ndarray:
+    """[residues] bool: those of the chosen antibodies ([antibodies] bool)."""
+    wanted = np.zeros(len(labels.letter), bool)
+    wanted[residues_of(labels, np.flatnonzero(chosen))] = True
+    return wanted
 
 
 def shuffled_partners(labels: Labels, seed: int) -> Ints:

@@ -11,8 +11,8 @@ import pandas as pd
 from antibody_sae.concepts.rows import Floats, Ints
 from antibody_sae.concepts.scoring import Tally
 
-SIMPLE = ("neuron", "pca", "untrained", "position", "residue", "shuffled")
-"""Baselines that a latent must beat on test to count as interpretable."""
+SIMPLE = ("neuron", "pca", "untrained", "position", "residue", "shuffled", "germline")
+"""Baselines that a latent must beat on test to count as interpretable; germline: of input columns alone."""
 
 
 class Choice(NamedTuple):

@@ -17,9 +17,9 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
 from antibody_sae.activations import Store
-from antibody_sae.concepts.codes import CodeFile
-from antibody_sae.concepts.labels import Labels, owners
-from antibody_sae.concepts.rows import Csr, Floats, Ints, take_rows
+from antibody_sae.concepts.codes import CodeFile, encode, of_antibodies
+from antibody_sae.concepts.labels import Labels
+from antibody_sae.concepts.rows import Csr, Floats, take_rows
 from antibody_sae.concepts.scoring import Bootstrap, Tally, raise_maximum
 from antibody_sae.io import InputError
 from antibody_sae.sae import evaluation
@@ -98,27 +98,16 @@ def fvu(sae: SAE, on: Side, chain: str) -> float:
 # -- F1 of what was chosen at home ------------------------------------------------------------------------------------
 
 
-def _codes(sae: SAE, on: Side, chains: Sequence[str], splits: Sequence[int]) -> CodeFile:
-    """The SAE's codes of the residues of some chains and splits of a run."""
+def _codes(sae: SAE, on: Side, chains: Sequence[str], split: int) -> CodeFile:
+    """The SAE's codes of the residues of some chains and one split of a run."""
     mine = np.isin(on.labels.light, [SIDES.index(chain) for chain in chains])
-
-    def wanted(ids: Ints) -> np.ndarray:
-        return mine[ids] & np.isin(on.labels.split[owners(on.labels, ids)], splits)
-
-    blocks = [ids[wanted(ids)] for _, ids in on.store.blocks(_ENCODE)]
-    file = CodeFile(np.sort(np.concatenate(blocks)), sae.k, on.labels)
-    for x, ids in on.store.blocks(_ENCODE):
-        keep = wanted(ids)
-        if keep.any():
-            codes = sae.encode(x[np.flatnonzero(keep)])
-            file.write(ids[keep], codes.indices.cpu().numpy(), codes.values.cpu().numpy())
-    return file
+    return encode(sae, on.store, on.labels, mine & of_antibodies(on.labels, on.labels.split == split))
 
 
 def scales(home: Side) -> list[Floats]:
     """Of each view a latent's largest value on its run's training split, of which thresholds are shares."""
     largest = [np.zeros(home.sae.latents, np.float32) for _ in _VIEWS]
-    for block in _codes(home.sae, home, SIDES, [TRAIN]).blocks(TRAIN):
+    for block in _codes(home.sae, home, SIDES, TRAIN).blocks(TRAIN):
         pools = block.pooled(home.sae.latents)
         for matrix, scale in zip((block.codes, pools["max"], pools["mean"]), largest, strict=True):
             raise_maximum(matrix.idx, matrix.val, scale)
@@ -154,7 +143,7 @@ def judge(
     `concepts` from `testable`, `largest` from `scales`, `settings` the section `concepts:`.
     """
     chosen = home.best.merge(concepts, on=["concept", "level"])
-    codes, k, frames, draws = _codes(home.sae, on, chains, [TEST]), home.sae.latents, [], []
+    codes, k, frames, draws = _codes(home.sae, on, chains, TEST), home.sae.latents, [], []
     for (level, pool), scale in zip(_VIEWS, largest, strict=True):
         own = chosen[(chosen["level"] == level) & (chosen["pool"] == pool)].reset_index(drop=True)
         names = on.labels.names(level)
@@ -248,8 +237,8 @@ def _matrix(sae: SAE, x: Any) -> sparse.csr_array:
 
 
 def pairs(matched: Matched) -> pd.DataFrame:
-    """One row a latent that fires and has a partner under the best one-to-one matching of both dictionaries' living
-    latents: latent, by_decoder and cosine, by_activation and correlation, chance (the correlation of such a matching
+    """One row a latent that fires and has a partner under the best one-to-one matching of both dictionaries'
+    latents that fire: latent, by_decoder and cosine, by_activation and correlation, chance (the correlation of such a matching
     where residues are shuffled), agree (both matchings name the same latent)."""
     one, other = (np.flatnonzero(alive) for alive in matched.alive)
     found: dict[str, Any] = {"latent": one}

@@ -34,6 +34,7 @@ BASELINES = {
     "position": "position",
     "residue": "residue",
     "shuffled": "shuffled labels",
+    "germline": "germline alone",
 }
 MEASURES = (
     ("density", "Density", "share of residues on which a latent fires (log)", True),
@@ -50,7 +51,7 @@ def sections(run: Run, palette: Palette) -> list[Section]:
     picks = [Pick("layer", "Layer", [(layer, layer) for layer in layers])] if len(layers) > 1 else []
     parts = [_patterns(run, palette, picks)]
     if len(run.best):
-        parts = [_best(run, palette, picks), _heatmaps(run, palette), *parts]
+        parts = [_best(run, palette, picks), *_lineages(run), _heatmaps(run, palette), *parts]
     return [part for part in parts if part.figures or part.tables]
 
 
@@ -93,6 +94,33 @@ def _best(run: Run, palette: Palette, picks: list[Pick]) -> Section:
     )  # fmt: skip
     section.tables.append(Table("Best latents", shown, best, csv="../tables/best_latents.csv", folded=True))
     return section
+
+
+def _lineages(run: Run) -> list[Section]:
+    table = run.csv("lineages")
+    if not len(table):
+        return []
+    untested = table[table["status"] != "ok"].drop_duplicates("concept")
+    named = f" {len(untested)} could not be tested; the table says why." if len(untested) else ""
+    text = (
+        "Each lineage is judged by what was chosen on all others, and has one vote; antibodies of which the column "
+        "says nothing are left out. The germline's F1 is the best of a single V gene, J gene, CDR length or bin of V "
+        "identity, of a regression on all of these, and of always saying yes. A latent beats it where the whole 95% "
+        f"interval of the difference, over lineages, is above 0.{named}"
+    )
+    shown = table.assign(label=table["concept"].map(concept_label))
+    shown["beats"] = shown["beats_germline"].map({True: "yes", False: "no"})
+    for key in ("f1", "difference"):
+        low, high = shown[f"{key}_low"], shown[f"{key}_high"]
+        shown[f"{key}_note"] = [f"{a:.2f} to {b:.2f}" if a == a else None for a, b in zip(low, high, strict=True)]
+    asked = columns(
+        "label|concept", *WHICH, "positives|positives|,d", "antibodies|of|,d", "lineages_with|lineages with it|,d",
+        "lineages|of|,d", "status|tested", "chosen|latent, most often", "f1|F1|.2f",
+        "germline|germline's single value, most often", "f1_germline|F1 of the germline|.2f",
+        "difference|difference|+.2f", "beats|beats the germline",
+    )  # fmt: skip
+    tables = [Table("Columns of the input", asked, shown, csv="../tables/lineages.csv")]
+    return [Section("Columns of the input, lineage by lineage", text, tables=tables)]
 
 
 def _heatmaps(run: Run, palette: Palette) -> Section:
