@@ -237,9 +237,11 @@ def _matrix(sae: SAE, x: Any) -> sparse.csr_array:
 
 
 def pairs(matched: Matched) -> pd.DataFrame:
-    """One row a latent that fires and has a partner under the best one-to-one matching of both dictionaries'
-    latents that fire: latent, by_decoder and cosine, by_activation and correlation, chance (the correlation of such a matching
-    where residues are shuffled), agree (both matchings name the same latent)."""
+    """One row a latent that has a partner under the best one-to-one matching of the latents that fire.
+
+    latent, by_decoder and cosine, by_activation and correlation, chance (the correlation of such a matching where
+    residues are shuffled), agree (both matchings name the same latent).
+    """
     one, other = (np.flatnonzero(alive) for alive in matched.alive)
     found: dict[str, Any] = {"latent": one}
     for how, values in (("decoder", matched.cosine), ("activation", matched.correlation), ("chance", matched.chance)):

@@ -105,7 +105,7 @@ def _lineages(run: Run) -> list[Section]:
     text = (
         "Each lineage is judged by what was chosen on all others, and has one vote; antibodies of which the column "
         "says nothing are left out. The germline's F1 is the best of a single V gene, J gene, CDR length or bin of V "
-        "identity, of a regression on all of these, and of always saying yes. A latent beats it where the whole 95% "
+        "identity, of regressions on these, and of always saying yes. A latent beats it where the whole 95% "
         f"interval of the difference, over lineages, is above 0.{named}"
     )
     shown = table.assign(label=table["concept"].map(concept_label))
