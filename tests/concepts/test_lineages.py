@@ -7,6 +7,7 @@ import torch
 from antibody_sae.concepts import germline, lineages
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.concepts.rows import Csr
+from antibody_sae.report.tabs import concepts as tab
 from antibody_sae.sae.model import SAE
 
 LINEAGES, MEMBERS, LENGTH, K = 36, 6, 10, 24
@@ -134,3 +135,22 @@ def test_the_germline_is_a_simple_baseline_of_columns_alone(planted):
     assert (found.loc["target=spike", "f1"] > 0.6) != planted
     without = Labels(**{**vars(labels), "antibody_names": [*NAMES[:7], "motif=a", "motif=b"]})
     assert germline.rows(without).empty
+
+
+def test_the_report_says_what_beats_the_germline_and_what_could_not_be_tested():
+    class Run:
+        def csv(self, name):
+            assert name == "lineages"
+            return table
+
+    sae, store, labels, metadata = world(0, planted=True)
+    rows = lineages.by_lineage(sae, store, labels, metadata, THRESHOLDS, 200, 1)
+    none = rows.iloc[:1].assign(concept="target=rare", status="untestable: 2 lineages with it, 5 needed", f1=np.nan)
+    none[["f1_low", "f1_high", "beats_germline"]] = np.nan, np.nan, None
+    table = pd.concat([rows, none], ignore_index=True).assign(sae="TopK", layer=2, seed=0)
+    (section,) = tab._lineages(Run())
+    assert "1 could not be tested" in section.text
+    (shown,) = section.tables
+    texts = [[cell["text"] for cell in row] for row in shown.cells]
+    assert [row[-1] for row in texts] == ["yes", "no", "–"], "no latent stands for the others"
+    assert texts[2][8] == "untestable: 2 lineages with it, 5 needed"

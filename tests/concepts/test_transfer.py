@@ -10,6 +10,7 @@ from antibody_sae.concepts import abroad, tables, transfer
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.concepts.rows import Csr
 from antibody_sae.io import InputError, write_json
+from antibody_sae.report.tabs import transfer as tab
 from antibody_sae.sae.model import SAE
 
 ANTIBODIES, LENGTH, K = 150, 12, 8
@@ -165,3 +166,28 @@ def test_a_run_that_does_not_fit_is_refused_with_the_reason(tmp_path):
         abroad.check_names(other, [2], {"name": "iglm-s", "dtype": "bfloat16"})
     with pytest.raises(InputError, match="weights_sha256"):
         abroad.check({"weights_sha256": "0"}, {"weights_sha256": "1"}, other)
+
+
+class Tables:
+    """A run as the report's tab reads it."""
+
+    def __init__(self, **tables):
+        self.tables, self.config = tables, {"run": "one"}
+
+    def csv(self, name):
+        return self.tables.get(name, pd.DataFrame())
+
+
+def test_the_report_shows_both_ways(found):
+    about = {"layer": 2, "sae": "TopK"}
+    effects = {"delta": [0.3, np.nan, np.nan, np.nan], "delta_low": 0.1, "delta_high": 0.5, "steerable": True}
+    concepts = found.concepts.assign(**about, **effects)
+    (section,) = tab.sections(Tables(transfer=found.summary.assign(**about), transfer_concepts=concepts))
+    assert section.title == "one and two"
+    assert "share their seed" not in section.text
+    both, steered = section.tables
+    assert [row[2]["text"] for row in both.cells] == ["one", "two"]
+    assert not any("light" in column.key for column in both.columns), "there are no light chains"
+    assert [cell["text"] for cell in steered.cells[0]][-2:] == ["+30", "yes"]
+    assert len(section.figures[0].data) == 4
+    assert tab.sections(Tables()) == []

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from antibody_sae.io import InputError
 from antibody_sae.report import nature
+from antibody_sae.report.tabs import nature as tab
 
 BACKBONE = "EVQLVESGGGLVQPGGSLRLSCAASGFTFSSYAMSWVRQAPGKGLEWVSAISGSGGSTYYADSVKGRFTISRDNSKNTLYLQMNSLRAEDTAVYYC"
 
@@ -78,3 +79,23 @@ def test_only_complete_domains_of_the_side_count():
     assert unwatched["v_identity"].isna().all(), "what written sequences were not looked at for is not compared"
     with pytest.raises(InputError, match="too few"):
         nature.of_input(antibodies, numbered, splits.assign(cluster_id=0), "heavy", [0.9], [])
+
+
+def test_the_report_shows_the_clearest_differences():
+    class Run:
+        def csv(self, name):
+            return {"natural_vs_written": table}[name]
+
+    rng = np.random.default_rng(3)
+    table = pd.concat(
+        [nature.compared(chains(300, rng), chains(300, rng, family=f"IGHV{v}")).assign(chains=side) for v, side in
+         ((4, "heavy"), (3, "light"))], ignore_index=True,
+    )  # fmt: skip
+    (section,) = tab.sections(Run())
+    assert "300 heavy chains of the input in 300 clonotype clusters, 300 written" in section.text
+    assert {f.pick["chains"] for f in section.figures} == {"heavy", "light"}
+    first = section.tables[0].cells[0]
+    assert [cell["text"] for cell in first[:4]] in (
+        ["heavy", "V family IGHV3", "100.0%", "0.0%"],
+        ["heavy", "V family IGHV4", "0.0%", "100.0%"],
+    )
