@@ -10,6 +10,7 @@ from antibody_sae.concepts import abroad, tables, transfer
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.concepts.rows import Csr
 from antibody_sae.io import InputError, write_json
+from antibody_sae.report.charts.base import Palette
 from antibody_sae.report.tabs import transfer as tab
 from antibody_sae.sae.model import SAE
 
@@ -182,7 +183,7 @@ def test_the_report_shows_both_ways(found):
     about = {"layer": 2, "sae": "TopK"}
     effects = {"delta": [0.3, np.nan, np.nan, np.nan], "delta_low": 0.1, "delta_high": 0.5, "steerable": True}
     concepts = found.concepts.assign(**about, **effects)
-    (section,) = tab.sections(Tables(transfer=found.summary.assign(**about), transfer_concepts=concepts))
+    (section,) = tab.sections(Tables(transfer=found.summary.assign(**about), transfer_concepts=concepts), Palette([]))
     assert section.title == "one and two"
     assert "share their seed" not in section.text
     both, steered = section.tables
@@ -190,4 +191,4 @@ def test_the_report_shows_both_ways(found):
     assert not any("light" in column.key for column in both.columns), "there are no light chains"
     assert [cell["text"] for cell in steered.cells[0]][-2:] == ["+30", "yes"]
     assert len(section.figures[0].data) == 4
-    assert tab.sections(Tables()) == []
+    assert tab.sections(Tables(), Palette([])) is None

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from antibody_sae.io import InputError
 from antibody_sae.report import nature
+from antibody_sae.report.charts.base import Palette
 from antibody_sae.report.tabs import nature as tab
 
 BACKBONE = "EVQLVESGGGLVQPGGSLRLSCAASGFTFSSYAMSWVRQAPGKGLEWVSAISGSGGSTYYADSVKGRFTISRDNSKNTLYLQMNSLRAEDTAVYYC"
@@ -18,7 +19,7 @@ def chains(n, rng, family="IGHV3", long=0.0, per_cluster=1):
         j = rng.choice(["IGHJ4", "IGHJ6"])
         domain = f"{BACKBONE}{cdr3}WGQGTLVTVSS"
         rows += [(f"{family}-1", j, cdr3, domain, "H:>=0.95", cluster)] * per_cluster
-    return pd.DataFrame(rows, columns=nature.COLUMNS)
+    return pd.DataFrame(rows, columns=nature.COUNTED)
 
 
 def row(table, measure, value):
@@ -91,7 +92,7 @@ def test_the_report_shows_the_clearest_differences():
         [nature.compared(chains(300, rng), chains(300, rng, family=f"IGHV{v}")).assign(chains=side) for v, side in
          ((4, "heavy"), (3, "light"))], ignore_index=True,
     )  # fmt: skip
-    (section,) = tab.sections(Run())
+    (section,) = tab.sections(Run(), Palette([]))
     assert "300 heavy chains of the input in 300 clonotype clusters, 300 written" in section.text
     assert {f.pick["chains"] for f in section.figures} == {"heavy", "light"}
     first = section.tables[0].cells[0]

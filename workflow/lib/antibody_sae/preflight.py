@@ -178,7 +178,7 @@ def check_columns(config: Config) -> None:
             )
 
 
-def check_transfer(config: Mapping[str, Any]) -> None:
+def check_transfer(config: Config) -> None:
     """Raise InputError where the run that transfer.from names is not of this run's very weights and number format."""
     other = config["transfer"]["from"]
     if other:

@@ -203,6 +203,9 @@ class SteeringSection(TypedDict):
     chunks: int
 
 
+TransferSection = TypedDict("TransferSection", {"from": str | None})  # from is no name that a class could hold
+
+
 class ReportSection(TypedDict):
     examples: int
 
@@ -269,5 +272,6 @@ class Config(TypedDict):
     saes: SAEsSection
     concepts: ConceptsSection
     steering: SteeringSection
+    transfer: TransferSection
     report: ReportSection
     designs: dict[str, DesignSection]

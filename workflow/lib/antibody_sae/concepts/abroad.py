@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from antibody_sae.io import InputError, read_json
 
-SAME = ("model", "revision", "weights_sha256", "tokenizer_sha256", "hook", "model_dtype")
+if TYPE_CHECKING:
+    from antibody_sae.sections import ModelSection
+
+IN_COMMON = ("model", "revision", "weights_sha256", "tokenizer_sha256", "hook", "model_dtype")
 """Of a layer's manifest: what two runs must share, so that an SAE of one reads the activations of the other."""
 
 
@@ -56,18 +59,18 @@ def namesakes(folder: str | Path, own: str | Path, layers: Iterable[int], saes: 
     return found
 
 
-def check_names(folder: str | Path, layers: Iterable[int], model: Mapping[str, Any]) -> None:
+def check_names(folder: str | Path, layers: Iterable[int], model: ModelSection) -> None:
     """Raise InputError where the other run is of another model, as far as the section `model` of the configuration says
     it; `check` holds the weights themselves together."""
     for layer in layers:
         found = read_json(manifest(folder, layer))
-        expected = {"model": model["name"], "model_dtype": None if model["dtype"] == "auto" else model["dtype"]}
+        expected = {"model": model["name"], "model_dtype": {"auto": None}.get(model["dtype"], model["dtype"])}
         check(found, {key: value for key, value in expected.items() if value}, folder)
 
 
 def check(found: Mapping[str, Any], expected: Mapping[str, Any], folder: str | Path) -> None:
     """Raise InputError where the other run's manifest differs from what this run's model says of itself."""
-    for key in SAME:
+    for key in IN_COMMON:
         if key in expected and found.get(key) != expected[key]:
             raise InputError(
                 f"transfer.from: {folder}, {key}: {found.get(key)!r} there, {expected[key]!r} here; an SAE reads "

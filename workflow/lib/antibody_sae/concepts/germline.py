@@ -17,7 +17,7 @@ from antibody_sae.concepts.scoring import Tally, densify
 from antibody_sae.concepts.selection import best_rows, keep_best
 
 BASELINE = "germline"
-GROUPS = ("v-gene", "v-family", "j-gene", "light-locus", "cdr1-length", "cdr2-length", "cdr3-length", "v-identity")
+GERMLINE = ("v-gene", "v-family", "j-gene", "light-locus", "cdr1-length", "cdr2-length", "cdr3-length", "v-identity")
 """Groups of concepts that stand for the germline and the distance from it."""
 _ROWS = 20_000
 
@@ -26,7 +26,7 @@ def columns(labels: Labels) -> tuple[Ints, Ints]:
     """(columns of the input, what the germline says): antibody-level concepts by number."""
     groups = [name.partition("=")[0] for name in labels.antibody_names]
     own = [i for i, group in enumerate(groups) if group not in catalogue.BY_NAME]
-    return np.array(own, np.int64), np.array([i for i, group in enumerate(groups) if group in GROUPS], np.int64)
+    return np.array(own, np.int64), np.array([i for i, group in enumerate(groups) if group in GERMLINE], np.int64)
 
 
 def dense(labels: Labels, antibodies: Ints, wanted: Ints) -> Floats:

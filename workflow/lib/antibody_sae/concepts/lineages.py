@@ -21,14 +21,14 @@ from antibody_sae.concepts.rows import Floats, Ints
 from antibody_sae.concepts.scoring import densify, raise_maximum
 from antibody_sae.sae.model import SAE
 
-FEWEST = 5
+FEWEST_LINEAGES = 5
 """Lineages with the concept, and without it, below which nothing is said."""
 FOLDS = 50
 """Lineages are left out one by one, or where there are more, in so many groups."""
-MOST = 5000
+MOST_LABELLED = 5000
 """Antibodies at most, evenly spaced over the lineages, so that memory stays bounded."""
 POOLS = ("max", "mean")
-RIDGES = (0.1, 1.0, 3.0, 10.0, 30.0)
+PENALTIES = (0.1, 1.0, 3.0, 10.0, 30.0)
 """Penalties of the germline's regression, in lineages."""
 _ROWS = 65_536
 _JUDGED, _OTHER = 0, 3
@@ -84,7 +84,7 @@ def regress(x: Floats, y: np.ndarray, weight: Floats, fold: Ints) -> np.ndarray:
         out, train = fold == f, fold != f
         w, own, target = weight[train], design[train], y[train].astype(float)
         products, cross, best = own.T @ (own * w[:, None]), own.T @ (w * target), -1.0
-        for penalty in RIDGES:
+        for penalty in PENALTIES:
             inverse = np.linalg.inv(products + np.diag(np.append(np.full(x.shape[1], penalty), 1e-9)))
             fitted, leverage = own @ (inverse @ cross), w * ((own @ inverse) * own).sum(1)
             score = target - (target - fitted) / np.maximum(1 - leverage, 1e-6)
@@ -150,8 +150,8 @@ def judge(
         "lineages_with": with_it, "status": "ok",
     }  # fmt: skip
     for n, what in ((with_it, "with"), (without, "without")):
-        if n < FEWEST:
-            return row | {"status": f"untestable: {n} lineages {what} it, {FEWEST} needed"}
+        if n < FEWEST_LINEAGES:
+            return row | {"status": f"untestable: {n} lineages {what} it, {FEWEST_LINEAGES} needed"}
     weight, fold = votes(clusters), folds(clusters)
     latent = call(features, y, weight, fold)
     present = given > 0
@@ -188,7 +188,7 @@ def pooled(
     return out.reshape(len(antibodies), -1), names
 
 
-COLUMNS = [
+LINEAGE_COLUMNS = [
     "concept", "antibodies", "positives", "lineages", "lineages_with", "status", "chosen", "germline", *Result._fields,
     "beats_germline",
 ]  # fmt: skip
@@ -217,7 +217,7 @@ def by_lineage(
             says = catalogue.metadata_values(table, column).notna().to_numpy()
             known: Ints = np.flatnonzero(says & measured)
             known = known[np.argsort(labels.cluster[known], kind="stable")]
-            known = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), MOST)).round().astype(int))]
+            known = known[np.unique(np.linspace(0, len(known) - 1, min(len(known), MOST_LABELLED)).round().astype(int))]
             held = {column: (known, *pooled(sae, store, labels, known, thresholds))}  # one column's at a time
         known, features, names = held[column]
         has = germline.dense(labels, known, np.array([concept]))[:, 0] > 0
@@ -226,4 +226,4 @@ def by_lineage(
             labels.cluster[known], draws, seed,
         )  # fmt: skip
         frames.append({"concept": name, **row})
-    return pd.DataFrame(frames, columns=COLUMNS)
+    return pd.DataFrame(frames, columns=LINEAGE_COLUMNS)

@@ -7,9 +7,9 @@ chains alone that both have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,12 @@ from antibody_sae.io import InputError
 from antibody_sae.sae import evaluation
 from antibody_sae.sae.model import SAE
 
-SIDES = ("heavy", "light")
-SAME = 0.7
+if TYPE_CHECKING:
+    from antibody_sae.sections import ConceptsSection
+
+LIGHT = {"heavy": 0, "light": 1}
+"""A chain's side -> what Labels.light says of its residues."""
+ALIKE = 0.7
 """Cosine, or correlation of activations, from which on two matched latents count as the same."""
 TRAIN, TEST, NOWHERE = 0, 2, 3
 """Splits in Labels.split; antibodies in NOWHERE are judged by nobody."""
@@ -80,7 +84,7 @@ def common_chains(one: Side, other: Side) -> list[str]:
     def holds(side: Side, light: int) -> bool:
         return bool((side.held_out & (side.labels.light == light)).any())
 
-    found = [name for light, name in enumerate(SIDES) if holds(one, light) and holds(other, light)]
+    found = [name for name, light in LIGHT.items() if holds(one, light) and holds(other, light)]
     if not found:
         raise InputError(
             f"transfer.from: {one.name} and {other.name} hold out no chain of the same kind (heavy or light) that the "
@@ -91,7 +95,7 @@ def common_chains(one: Side, other: Side) -> list[str]:
 
 def fvu(sae: SAE, on: Side, chain: str) -> float:
     """Fraction of variance unexplained on the held-out residues of heavy or light chains."""
-    keep = on.held_out & (on.labels.light == SIDES.index(chain))
+    keep = on.held_out & (on.labels.light == LIGHT[chain])
     return float(evaluation.evaluate(sae, on.store, keep)["fvu"])
 
 
@@ -100,14 +104,14 @@ def fvu(sae: SAE, on: Side, chain: str) -> float:
 
 def _codes(sae: SAE, on: Side, chains: Sequence[str], split: int) -> CodeFile:
     """The SAE's codes of the residues of some chains and one split of a run."""
-    mine = np.isin(on.labels.light, [SIDES.index(chain) for chain in chains])
+    mine = np.isin(on.labels.light, [LIGHT[chain] for chain in chains])
     return encode(sae, on.store, on.labels, mine & of_antibodies(on.labels, on.labels.split == split))
 
 
 def scales(home: Side) -> list[Floats]:
     """Of each view a latent's largest value on its run's training split, of which thresholds are shares."""
     largest = [np.zeros(home.sae.latents, np.float32) for _ in _VIEWS]
-    for block in _codes(home.sae, home, SIDES, TRAIN).blocks(TRAIN):
+    for block in _codes(home.sae, home, list(LIGHT), TRAIN).blocks(TRAIN):
         pools = block.pooled(home.sae.latents)
         for matrix, scale in zip((block.codes, pools["max"], pools["mean"]), largest, strict=True):
             raise_maximum(matrix.idx, matrix.val, scale)
@@ -120,7 +124,7 @@ def testable(one: Side, other: Side) -> pd.DataFrame:
     return found[0].merge(found[1])
 
 
-class Judged(NamedTuple):
+class JudgedConcepts(NamedTuple):
     """A run's best latents on some run's test antibodies."""
 
     table: pd.DataFrame
@@ -136,8 +140,8 @@ def judge(
     chains: Sequence[str],
     concepts: pd.DataFrame,
     largest: Sequence[Floats],
-    settings: Mapping[str, Any],
-) -> Judged:
+    settings: ConceptsSection,
+) -> JudgedConcepts:
     """F1 of the best latents of `home`, at its thresholds, on the test antibodies of `on`.
 
     `concepts` from `testable`, `largest` from `scales`, `settings` the section `concepts:`.
@@ -176,7 +180,7 @@ def judge(
         draws.append(replicates)
     table, together = pd.concat(frames, ignore_index=True), np.concatenate(draws, 1)
     order = table.sort_values(["level", "concept"], kind="stable").index
-    return Judged(table.loc[order].reset_index(drop=True), together[:, order])
+    return JudgedConcepts(table.loc[order].reset_index(drop=True), together[:, order])
 
 
 # -- are they the same latents? ---------------------------------------------------------------------------------------
@@ -201,7 +205,7 @@ def match(one: Side, other: Side, chains: Sequence[str], seed: int) -> Matched:
     saes = one.sae, other.sae
     n, sums = 0, [np.zeros((2, sae.latents)) for sae in saes]
     products = [np.zeros((saes[0].latents, saes[1].latents)) for _ in range(2)]
-    light = [SIDES.index(chain) for chain in chains]
+    light = [LIGHT[chain] for chain in chains]
     for side in (one, other):
         keep = side.held_out & np.isin(side.labels.light, light)
         for x, ids in side.store.blocks(_ENCODE):
@@ -276,7 +280,7 @@ class Transfer(NamedTuple):
     """`pairs` of the first run's latents."""
 
 
-def transfer(one: Side, other: Side, settings: Mapping[str, Any]) -> Transfer:
+def transfer(one: Side, other: Side, settings: ConceptsSection) -> Transfer:
     """Each run's SAE on the other's test antibodies; `settings` is the section `concepts:` of this run."""
     one, other = without_seen(one, other), without_seen(other, one)
     chains = common_chains(one, other)
@@ -291,7 +295,7 @@ def transfer(one: Side, other: Side, settings: Mapping[str, Any]) -> Transfer:
         home, abroad, native = judged[a, a], judged[a, b], judged[b, b]
         row: dict[str, Any] = {"found_in": sides[a].name, "judged_on": sides[b].name}
         row |= {"seed": sides[a].seed, "other_seed": sides[b].seed}
-        for chain in SIDES:
+        for chain in LIGHT:
             here = chain in chains
             row[f"fvu_{chain}_home"] = fvu(sides[a].sae, sides[a], chain) if here else np.nan
             row[f"fvu_{chain}_abroad"] = fvu(sides[a].sae, sides[b], chain) if here else np.nan
@@ -336,7 +340,7 @@ def _mean(name: str, draws: Floats, values: pd.Series) -> dict[str, float]:
 def _in_common(latents: pd.DataFrame) -> dict[str, float]:
     """Means over the matched latents, and the shares that are the same; same_index is the share whose partner by
     decoder has the same index, as latents of SAEs that started from the same directions (of equal seeds) have."""
-    by_decoder, by_activation = latents["cosine"] >= SAME, latents["correlation"] >= SAME
+    by_decoder, by_activation = latents["cosine"] >= ALIKE, latents["correlation"] >= ALIKE
     by_both = by_decoder & by_activation & latents["agree"]
     return {
         "matched": len(latents), "cosine": latents["cosine"].mean(), "correlation": latents["correlation"].mean(),

@@ -33,7 +33,7 @@ MEASURES = (
     "liability in the domain",
 )  # fmt: skip
 SHARES, MEANS = "share", "mean"
-COLUMNS = ["v_gene", "j_gene", "cdr3", "domain", "v_identity", "cluster"]
+COUNTED = ["v_gene", "j_gene", "cdr3", "domain", "v_identity", "cluster"]
 """Of a table of chains that is counted."""
 
 
@@ -61,7 +61,7 @@ def of_input(
         domain=[text[start:end] for text, start, end in spans],
         v_identity=identity.where(identity.isin(watched), None),
         cluster=table["cluster_id"],
-    )[COLUMNS].reset_index(drop=True)
+    )[COUNTED].reset_index(drop=True)
 
 
 def watched(outcomes: pd.DataFrame) -> list[str]:
@@ -75,7 +75,7 @@ def of_written(outcomes: pd.DataFrame, side: str) -> pd.DataFrame:
     identity = pd.Series(None, index=table.index, dtype=object)
     for value in watched(outcomes):
         identity[table[f"v-identity={value}"].to_numpy(bool)] = value
-    return table.assign(domain=table[side], v_identity=identity, cluster=np.arange(len(table)))[COLUMNS]
+    return table.assign(domain=table[side], v_identity=identity, cluster=np.arange(len(table)))[COUNTED]
 
 
 def counts(table: pd.DataFrame) -> Counts:

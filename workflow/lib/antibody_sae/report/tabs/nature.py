@@ -5,22 +5,23 @@ from __future__ import annotations
 import pandas as pd
 
 from antibody_sae.report.charts import nature as charts
-from antibody_sae.report.charts.base import Figure
+from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.page import Pick, Section, Table, columns
 from antibody_sae.report.run import CHAINS, Run, grouped, slug
 
-MOST = 20
+TITLE = "Natural and written"
+MOST_DIFFERENCES = 20
 """Rows of the table of the largest differences; the CSV holds all."""
 SURE = 0.05
 """q below which a difference stands in it."""
 
 
-def sections(run: Run) -> list[Section]:
-    """The tab's section; none where the run's antibodies were not read from files, or nothing whole was written."""
+def sections(run: Run, palette: Palette) -> list[Section] | None:
+    """The tab's section; None where the run's antibodies were not read from files, or nothing whole was written."""
     table = run.csv("natural_vs_written")
     if not len(table):
-        return []
+        return None
     section = Section("Natural and written", _text(table), figures=_figures(table), tables=[_differences(table)])
     chains = [(side, CHAINS[side[0].upper()]) for side in table["chains"].unique()]
     section.picks = [Pick("chains", "Chain", chains)] if len(chains) > 1 else []
@@ -60,7 +61,7 @@ def _figures(table: pd.DataFrame) -> list[Figure | Logo]:
 def _differences(table: pd.DataFrame) -> Table:
     found = table[table["q_value"] < SURE]
     scaled = (found["difference"].abs() / (found["high"] - found["low"])).sort_values(ascending=False)
-    found = found.loc[scaled.index[:MOST]]
+    found = found.loc[scaled.index[:MOST_DIFFERENCES]]
     percent = found["unit"] == "share"
     shown = found.assign(
         what=found["measure"] + " " + found["value"],

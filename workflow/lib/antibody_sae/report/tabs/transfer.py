@@ -6,16 +6,18 @@ import pandas as pd
 
 from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.report.charts import transfer as charts
-from antibody_sae.report.charts.base import Figure
+from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.page import Section, Table, columns
 from antibody_sae.report.run import Run, grouped, slug
 
+TITLE = "Transfer"
 
-def sections(run: Run) -> list[Section]:
-    """The tab's sections; none where transfer.from names no run."""
+
+def sections(run: Run, palette: Palette) -> list[Section] | None:
+    """The tab's sections; None where transfer.from names no run."""
     summary, concepts = run.csv("transfer"), run.csv("transfer_concepts")
     if not len(summary):
-        return []
+        return None
     other = next(name for name in summary["judged_on"] if name != run.config["run"])
     section = Section(f"{run.config['run']} and {other}", _text(summary))
     section.tables = [_summary(summary), _steered(concepts)]
