@@ -14,8 +14,9 @@ STAGES = {
     "splits": r"split",
     "activations": r"harvest|manifest",
     "SAEs": r"train_sae|evaluate_sae|compare_seeds",
-    "concepts": r"label_concepts|concept_baselines|associate|concept_tables",
+    "concepts": r"label_concepts|concept_baselines|associate|concept_tables|lineages|lineage_table",
     "steering": r"steer_\w+",
+    "transfer": r"transfer|transfer_tables",
 }
 """Stage -> its rules, whose names start their benchmark files'."""
 
