@@ -70,7 +70,7 @@ def spike(seed, planted, genes=(2,)):
 
 
 def test_a_planted_signal_beats_the_germline():
-    for seed in range(3):
+    for seed in range(2):
         row = spike(seed, planted=True)
         assert row["status"] == "ok"
         assert row["f1"] == 1
@@ -80,7 +80,7 @@ def test_a_planted_signal_beats_the_germline():
 
 
 def test_what_only_follows_the_germline_does_not():
-    rows = [spike(seed, planted=False) for seed in range(8)]
+    rows = [spike(seed, planted=False) for seed in range(5)]
     assert not any(row["beats_germline"] for row in rows)
     assert np.mean([row["f1"] for row in rows]) > 0.5, "the latents do find it: they follow the V gene"
     assert all(row["germline"] == "v-gene=IGHV2" for row in rows)
@@ -88,7 +88,7 @@ def test_what_only_follows_the_germline_does_not():
 
 def test_nor_what_follows_several_genes():
     """A latent for a start that three V genes share says in one what no single gene says."""
-    rows = [spike(seed, planted=False, genes=(1, 2, 4)) for seed in range(6)]
+    rows = [spike(seed, planted=False, genes=(1, 2, 4)) for seed in range(4)]
     assert not any(row["beats_germline"] for row in rows)
     assert np.mean([row["f1"] for row in rows]) > 0.75
     assert np.mean([row["f1_germline"] for row in rows]) > 0.75
@@ -154,3 +154,36 @@ def test_the_report_says_what_beats_the_germline_and_what_could_not_be_tested():
     texts = [[cell["text"] for cell in row] for row in shown.cells]
     assert [row[-1] for row in texts] == ["yes", "no", "–"], "no latent stands for the others"
     assert texts[2][8] == "untestable: 2 lineages with it, 5 needed"
+
+
+def test_the_regression_leaves_out_what_it_says():
+    """Its scores without a lineage are those of a regression that has never seen it: the same calls follow."""
+    rng = np.random.default_rng(4)
+    clusters = np.repeat(np.arange(12), rng.integers(1, 4, 12))
+    x, y = rng.random((len(clusters), 5)) < 0.5, rng.random(len(clusters)) < 0.5
+    weight, fold = lineages.votes(clusters), lineages.folds(clusters)
+    expected = np.zeros(len(y), bool)
+    inside = []
+    design = np.column_stack([x, np.ones(len(x))])
+
+    def fitted(rows, penalty, at):
+        own, w = design[rows], weight[rows]
+        system = own.T @ (own * w[:, None]) + np.diag([penalty] * 5 + [1e-9])
+        return design[at] @ np.linalg.solve(system, own.T @ (w * y[rows]))
+
+    for f in np.unique(fold):
+        train, best = fold != f, -1.0
+        for penalty in lineages.PENALTIES:
+            score = np.zeros(len(y))
+            for c in np.unique(clusters[train]):
+                score[clusters == c] = fitted(train & (clusters != c), penalty, clusters == c)
+            for cut in score[train]:
+                called = train & (score >= cut - 1e-9)
+                f1 = 2 * weight[called & y].sum() / (weight[called].sum() + weight[train & y].sum())
+                if f1 > best + 1e-12:
+                    best, chosen = f1, (penalty, cut)
+        inside.append(best)
+        expected[fold == f] = fitted(train, chosen[0], fold == f) >= chosen[1] - 1e-9
+    assert max(inside) > 0.5
+    found = lineages.regress(x.astype(float), y, clusters)
+    assert (found == expected).mean() > 0.9, "ties between equal F1 may fall either way"

@@ -73,26 +73,36 @@ def call(features: np.ndarray, y: np.ndarray, weight: Floats, fold: Ints) -> Cal
     return Called(has, int(np.bincount(best).argmax()))
 
 
-def regress(x: Floats, y: np.ndarray, weight: Floats, fold: Ints) -> np.ndarray:
+def regress(x: Floats, y: np.ndarray, clusters: Ints) -> np.ndarray:
     """[n] bool: ridge regression on x [n, m] of all other folds, with the penalty and the cut of best F1 there.
 
-    Both are chosen on each antibody's score without itself, y - (y - fitted) / (1 - leverage) (Allen 1974,
-    doi:10.1080/00401706.1974.10489157): of many genes and few lineages the fitted scores themselves say too much.
+    Both are chosen on scores without the antibody's own lineage, y - (1 - H)^-1 (y - fitted) with H the lineage's block
+    of the hat matrix (Allen 1974, doi:10.1080/00401706.1974.10489157, for single rows): of many genes and few lineages
+    the fitted scores themselves say too much.
     """
+    weight, fold = votes(clusters), folds(clusters)
     has, design = np.zeros(len(y), bool), np.column_stack([x, np.ones(len(x))])
     for f in range(fold.max() + 1):
         out, train = fold == f, fold != f
         w, own, target = weight[train], design[train], y[train].astype(float)
+        order = np.argsort(clusters[train], kind="stable")
+        relatives = np.split(order, np.flatnonzero(np.diff(clusters[train][order])) + 1)
+        by_size = [np.stack([r for r in relatives if len(r) == size]) for size in sorted(set(map(len, relatives)))]
         products, cross, best = own.T @ (own * w[:, None]), own.T @ (w * target), -1.0
         for penalty in PENALTIES:
             inverse = np.linalg.inv(products + np.diag(np.append(np.full(x.shape[1], penalty), 1e-9)))
-            fitted, leverage = own @ (inverse @ cross), w * ((own @ inverse) * own).sum(1)
-            score = target - (target - fitted) / np.maximum(1 - leverage, 1e-6)
-            order = np.argsort(-score, kind="stable")
-            f1 = 2 * np.cumsum((w * target)[order]) / (np.cumsum(w[order]) + (w * target).sum())
+            beta = inverse @ cross
+            miss, turned = target - own @ beta, own @ inverse
+            score = np.empty(len(target))
+            for rows in by_size:  # [lineages, members]
+                hat = (turned[rows] @ own[rows].swapaxes(1, 2)) * w[rows][:, None]
+                left_out = np.linalg.solve(np.eye(rows.shape[1]) - hat, miss[rows][..., None])[..., 0]
+                score[rows] = target[rows] - left_out
+            ranked = np.argsort(-score, kind="stable")
+            f1 = 2 * np.cumsum((w * target)[ranked]) / (np.cumsum(w[ranked]) + (w * target).sum())
             if f1.max() > best:
-                best, cut = f1.max(), score[order][f1.argmax()]
-                has[out] = design[out] @ (inverse @ cross) >= cut
+                best, cut = f1.max(), score[ranked][f1.argmax()]
+                has[out] = design[out] @ beta >= cut
     return has
 
 
@@ -157,7 +167,7 @@ def judge(
     present = given > 0
     single = call(np.hstack([present, ~present]), y, weight, fold)
     families = np.array([name.startswith("v-family=") for name in details])
-    regressions = [regress(x, y, weight, fold) for x in (given, given[:, families])]
+    regressions = [regress(x, y, clusters) for x in (given, given[:, families])]
     simple = [single.has, *regressions, np.ones(len(y), bool)]
     found = compare(latent.has, simple, y, clusters, draws, seed)
     negated, value = divmod(single.chosen, len(details))
