@@ -100,3 +100,8 @@ def test_the_report_shows_the_clearest_differences():
         ["heavy", "V family IGHV3", "100.0%", "0.0%"],
         ["heavy", "V family IGHV4", "0.0%", "100.0%"],
     )
+
+
+def test_bins_stand_in_the_order_of_their_numbers():
+    keys = [("V identity", f"H:{name}") for name in ("<0.8", "0.8..0.85", "0.85..0.9", ">=0.95")]
+    assert sorted(set(keys), key=nature._place) == keys

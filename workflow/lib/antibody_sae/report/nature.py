@@ -186,5 +186,6 @@ def compared(input_: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
 def _place(key: tuple[str, str]) -> tuple[int, float, str]:
     """Measures in their order, means first, numbers as numbers."""
     measure, value = key
-    number = value.lstrip("+-").isdigit()
-    return MEASURES.index(measure), (-np.inf if value == MEANS else float(value) if number else 0.0), value
+    number = re.match(r"(?:[HL]:)?(<|>=)?([+-]?\d+(?:\.\d+)?)", value)
+    place = float(number[2]) - (number[1] == "<") if number else 0.0
+    return MEASURES.index(measure), (-np.inf if value == MEANS else place), value
