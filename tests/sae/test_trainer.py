@@ -1,0 +1,189 @@
+"""Training steps: kernels and torch agree, and do what the papers say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from antibody_sae import config
+from antibody_sae.sae import settings as training_settings
+from antibody_sae.sae.evaluation import prefix_errors
+from antibody_sae.sae.settings import Settings
+from antibody_sae.sae.trainer import Trainer
+from reference import dense_prefix_loss
+from sae_world import ARCHITECTURES, SMALL, data
+
+
+@pytest.mark.parametrize("loss", ["log", "mean", "fvu"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_kernels_and_torch_take_the_same_steps(architecture, loss):
+    """The GPU's path, here on the CPU, against the kernels: AuxK, sweeping, annealing and all."""
+    x = data(400)
+    settings = Settings(
+        **{**SMALL, "tokens": 64 * 12},
+        architecture=architecture,
+        loss=loss,
+        sweep=0.6,
+        aux_k=7,
+        encoder_dtype="float32",
+    )
+    ours, reference = (Trainer(settings, x, 1.3, seed=3) for _ in range(2))
+    for trainer in (ours, reference):
+        trainer.silence[10:30] = 1000
+    aux = []
+    for step in range(12):
+        batch = x[torch.randint(len(x), (64,), generator=torch.Generator().manual_seed(step))]
+        log = ours.step(batch)
+        reference._step_cpu = reference._step_torch  # type: ignore[method-assign]
+        assert reference.step(batch) == pytest.approx(log, rel=1e-4)
+        aux.append(log.aux_loss)
+    assert aux[0] > 0.1, "AuxK took part"
+    np.testing.assert_array_equal(ours.silence, reference.silence)
+    for name, value in ours.parameters.items():
+        torch.testing.assert_close(value, reference.parameters[name], atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_step_follows_the_gradient_of_the_log_of_the_loss(architecture):
+    """Adam's first moment after one step is 0.1 of the gradient of log(loss) + AuxK, here by float64 autograd."""
+    x, dead = data(64), np.arange(10, 30)
+    settings = Settings(**SMALL, architecture=architecture, aux_k=3, k_warmup=0.0, encoder_dtype="float32")
+    trainer = Trainer(settings, x, 1.3, seed=1)
+    trainer.silence[dead] = 1000
+    leaf = {name: value.double().clone().requires_grad_() for name, value in trainer.parameters.items()}
+    trainer.step(x)
+
+    y = x.double() / 1.3 - leaf["pre_bias"]
+    hidden = y @ leaf["encoder"].T + leaf["bias"]
+    code = hidden.relu() * torch.zeros_like(hidden).scatter(1, hidden.topk(settings.k).indices, 1.0)
+    loss = dense_prefix_loss(y, code, leaf["decoder"], -np.diff(np.r_[settings.survival(), 0.0]))
+    residual = (y - code @ leaf["decoder"]).detach()
+    few = torch.zeros_like(hidden).scatter_(1, torch.tensor(dead)[hidden[:, dead].topk(3).indices], 1.0)
+    aux = (residual - (hidden.relu() * few) @ leaf["decoder"]).square().sum() / residual.square().sum()
+    (torch.log(loss) + settings.aux_weight * aux).backward()
+    want = {name: value.grad for name, value in leaf.items()}
+    decoder = leaf["decoder"].detach()
+    want["decoder"] -= (want["decoder"] * decoder).sum(1, keepdim=True) * decoder
+    for name, gradient in want.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(trainer.first[name].double() / 0.1, gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gpu_takes_the_same_steps(architecture):
+    x = data(400)
+    settings = Settings(**SMALL, architecture=architecture, encoder_dtype="float32")
+    ours, gpu = Trainer(settings, x, 1.3), Trainer(settings, x, 1.3, device="cuda")
+    for _ in range(5):
+        assert gpu.step(x[:64]) == pytest.approx(ours.step(x[:64]), rel=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_decoder_rows_are_unit_after_each_step_and_training_learns(architecture):
+    x = data(3000)
+    trainer = Trainer(Settings(**SMALL | {"tokens": 64 * 300}, architecture=architecture, k_warmup=0.0), x, 1.3)
+    losses = []
+    for step in range(300):
+        losses.append(trainer.step(x[torch.randint(3000, (64,), generator=torch.Generator().manual_seed(step))]).fvu)
+        norms = trainer.parameters["decoder"].norm(dim=1)
+        torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-6, rtol=0)
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_auxk_brings_dead_latents_back():
+    """Latents that never win the selection move towards the residual with AuxK, and stay where they are without."""
+    x = data(3000)
+    moved = {}
+    for aux_k in (0, 8):
+        trainer = Trainer(Settings(**SMALL | {"dead_after": 1}, k_warmup=0.0, aux_k=aux_k), x, 1.3)
+        trainer.parameters["bias"][:] = 10.0
+        trainer.parameters["bias"][24:] = 0.0
+        before = {k: v.clone() for k, v in trainer.parameters.items()}
+        for step in range(3):
+            trainer.step(x[step * 64 : step * 64 + 64])
+        moved[aux_k] = [
+            float((trainer.parameters[k][24:] - before[k][24:]).abs().max()) for k in before if k != "pre_bias"
+        ]
+    assert max(moved[0]) < 1e-6
+    assert min(moved[8]) > 1e-4
+
+
+def test_sweeping_freezes_the_lowest_latents_first():
+    settings = Settings(**SMALL, architecture="ordered", sweep=0.5)
+    frozen = [settings.frozen_at(step) for step in range(settings.steps)]
+    assert frozen[:31] == [0] * 31
+    assert frozen == sorted(frozen)
+    assert frozen[-1] == 46
+    assert not any(Settings(**SMALL, sweep=0.5).frozen_at(step) for step in range(60)), "Ordered only"
+
+
+def test_sorting_orders_by_energy_and_leaves_the_reconstruction_alone():
+    x = data(3000)
+    plain, sorting = (Trainer(Settings(**SMALL, architecture="ordered", sort_every=n), x, 1.3) for n in (0, 7))
+    for trainer in (plain, sorting):
+        for step in range(7):
+            trainer.step(x[step * 64 : step * 64 + 64])
+    order = np.argsort(-plain.energy, kind="stable")
+    assert (order != np.arange(48)).any()
+    for name in ("encoder", "bias", "decoder"):
+        assert torch.equal(sorting.parameters[name], plain.parameters[name][order])
+        assert torch.equal(sorting.second[name], plain.second[name][order])
+    np.testing.assert_array_equal(sorting.silence, plain.silence[order])
+    one, other = plain.sae({}), sorting.sae({})
+    torch.testing.assert_close(one.decode(one.encode(x)), other.decode(other.encode(x)), atol=1e-5, rtol=1e-5)
+    losses = [prefix_errors(sae, x, sae.encode(x))[0] @ np.arange(49.0, 0, -1) for sae in (one, other)]
+    assert losses[1] < losses[0], "it lowers the prefixes' errors"
+
+
+def train_steps(x, steps=60, **own):
+    trainer = Trainer(Settings(**SMALL, encoder_dtype="float32", **own), x, 1.3)
+    for step in range(steps):
+        trainer.step(x[torch.randint(len(x), (64,), generator=torch.Generator().manual_seed(step))])
+    return trainer.sae({})
+
+
+ABLATION = {  # the dictionaries of the protocol, as entries of saes.train
+    "topk": {"architecture": "topk"},
+    "topk_sorted": {"architecture": "topk", "sort_every": 20},
+    "ordered": {"architecture": "ordered"},
+    "ordered_unsorted": {"architecture": "ordered", "sort_every": 0},
+    "ordered_pure": {"architecture": "ordered", "full_mass": 0.0, "sort_every": 0},
+    "matryoshka": {"architecture": "matryoshka"},
+}
+
+
+def test_the_ablation_is_a_matter_of_settings():
+    sections = config.saes(config.complete({"run": "x", "saes": {"train": ABLATION}}))
+    settings = {name: training_settings.settings_from(section) for name, section in sections.items()}
+    laws = {name: -np.diff(np.r_[each.survival(), 0.0]) for name, each in settings.items()}
+    sorts = {name for name, each in settings.items() if any(map(each.sorts_after, range(100)))}
+    assert sorts == {"topk_sorted", "ordered"}
+    np.testing.assert_array_equal(laws["topk"], laws["topk_sorted"])
+    np.testing.assert_array_equal(laws["ordered"], laws["ordered_unsorted"])
+    assert laws["ordered"][-1] > 0.7
+    assert (np.diff(laws["ordered_pure"]) < 0).all(), "the loss of arXiv:2512.02194 and nothing else"
+
+
+def test_a_topk_sae_sorted_by_energy_is_the_same_but_for_the_order_of_its_latents():
+    x = data(3000)
+    plain, ordered = (train_steps(x, **ABLATION[name]) for name in ("topk", "topk_sorted"))
+    torch.testing.assert_close(plain.decode(plain.encode(x)), ordered.decode(ordered.encode(x)), atol=2e-2, rtol=1e-2)
+    energy = ordered.encode(x)
+    summed = np.bincount(energy.indices.flatten(), energy.values.square().flatten(), minlength=48)
+    first = prefix_errors(ordered, x, energy)[0], prefix_errors(plain, x, plain.encode(x))[0]
+    assert first[0][8] < first[1][8], "so its first latents explain more"
+    assert np.corrcoef(np.arange(48), np.argsort(np.argsort(-summed)))[0, 1] > 0.8
+
+
+def test_schedules_span_the_run():
+    settings = Settings(**SMALL, k_start=40, k_warmup=0.5, warmup=0.1, decay=0.2)
+    ks = [settings.k_at(step) for step in range(settings.steps)]
+    assert (ks[0], ks[30], ks[-1]) == (40, 4, 4)
+    assert ks == sorted(ks, reverse=True)
+    rates = [settings.rate_at(step) for step in range(settings.steps)]
+    assert max(rates) == settings.learning_rate == rates[6] == rates[40]
+    assert rates[:7] == sorted(rates[:7])
+    assert rates[47:] == sorted(rates[47:], reverse=True)
+    assert rates[-1] < 0.1 * settings.learning_rate
+    assert Settings(**SMALL, k_warmup=0.0).k_at(0) == 4
