@@ -20,6 +20,7 @@ os.environ |= {
 
 from antibody_sae import config as settings
 from antibody_sae import source
+from antibody_sae.concepts import abroad
 from antibody_sae.io import InputError
 from antibody_sae.models import presets
 

@@ -74,6 +74,12 @@ def shards_of(wildcards):
     return [stage_of("activations", f"shard-{shard}.safetensors")(wildcards) for shard in shards]
 
 
+def of_seeds(wildcards, name):
+    """A file of each seed of an SAE."""
+    folder = f"{OUT}/saes/layer{wildcards.layer}/{wildcards.sae}-seed"
+    return [f"{folder}{seed}/{name}" for seed in SEEDS[wildcards.sae]]
+
+
 def chunk_files(wildcards):
     return FILES[int(wildcards.chunk) :: len(SEQUENCE_CHUNKS)]
 
@@ -162,3 +168,38 @@ def design_natural(wildcards):
     if config["designs"][wildcards.design]["natural"]:
         return f"{OUT}/designs/{wildcards.design}/natural.parquet"
     return f"{OUT}/sequences/antibodies.parquet" if config["sequences"]["source"] == "file" else []
+
+
+# Another run of the same model, whose files are inputs as they lie there (transfer.smk).
+OTHER = config["transfer"]["from"]
+NAMESAKES = {}
+if OTHER:
+    OTHER = str(Path(OTHER))
+    try:
+        NAMESAKES = abroad.namesakes(OTHER, OUT, LAYERS, EVERY_SAE)
+        abroad.check_names(OTHER, LAYERS, config["model"])
+    except InputError as error:
+        raise WorkflowError(str(error))
+RUNS = [OUT, OTHER]
+
+
+def of_runs(*names):
+    """These files of both runs."""
+    return [f"{run}/{name}" for run in RUNS for name in names]
+
+
+def both_saes(wildcards):
+    """Folders of an SAE and of its namesake in the other run, below saes/ and concepts/."""
+    own = ONE_SAE.format(**wildcards)
+    return [own, NAMESAKES[own]]
+
+
+def of_saes(stage, *names):
+    """These files of both SAEs, as an input function."""
+
+    def paths(wildcards):
+        return [
+            f"{run}/{stage}/{sae}/{name}" for run, sae in zip(RUNS, both_saes(wildcards), strict=True) for name in names
+        ]
+
+    return paths

@@ -1,12 +1,6 @@
 # Stage 5: sparse autoencoders, one job each; with two seeds or more, how far the seeds agree.
 
 
-def of_seeds(wildcards, name):
-    """A file of each seed of an SAE."""
-    folder = f"{OUT}/saes/layer{wildcards.layer}/{wildcards.sae}-seed"
-    return [f"{folder}{seed}/{name}" for seed in SEEDS[wildcards.sae]]
-
-
 rule train_sae:
     input:
         manifest=stage_of("activations", "manifest.json"),

@@ -1,42 +1,6 @@
 # Another run of the same model beside this one, where transfer.from names its folder: each SAE is judged on the other
 # run's test antibodies. The other run's files are inputs as they lie there; no rule of this run makes them.
 
-from antibody_sae.concepts import abroad
-
-OTHER = config["transfer"]["from"]
-NAMESAKES = {}
-if OTHER:
-    OTHER = str(Path(OTHER))
-    try:
-        NAMESAKES = abroad.namesakes(OTHER, OUT, LAYERS, EVERY_SAE)
-        abroad.check_names(OTHER, LAYERS, config["model"])
-    except InputError as error:
-        raise WorkflowError(str(error))
-RUNS = [OUT, OTHER]
-
-
-def of_runs(*names):
-    """These files of both runs."""
-    return [f"{run}/{name}" for run in RUNS for name in names]
-
-
-def both_saes(wildcards):
-    """Folders of an SAE and of its namesake in the other run, below saes/ and concepts/."""
-    own = ONE_SAE.format(**wildcards)
-    return [own, NAMESAKES[own]]
-
-
-def of_saes(stage, *names):
-    """These files of both SAEs, as an input function."""
-
-    def paths(wildcards):
-        return [
-            f"{run}/{stage}/{sae}/{name}" for run, sae in zip(RUNS, both_saes(wildcards), strict=True) for name in names
-        ]
-
-    return paths
-
-
 if OTHER:
 
     rule transfer:
