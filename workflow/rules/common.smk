@@ -24,6 +24,19 @@ wildcard_constraints:
     sae="|".join(SAES),
 
 
+# Another run of the same model, whose files are inputs as they lie there (transfer.smk).
+OTHER = config["transfer"]["from"]
+NAMESAKES = {}
+if OTHER:
+    OTHER = str(Path(OTHER))
+    try:
+        NAMESAKES = abroad.namesakes(OTHER, OUT, LAYERS, EVERY_SAE)
+        abroad.check_names(OTHER, LAYERS, config["model"])
+    except InputError as error:
+        raise WorkflowError(str(error))
+RUNS = [OUT, OTHER]
+
+
 def code(script):
     """Hash of workflow/scripts/<script> and the library modules it uses."""
     return source.source_hash(str(HERE / "workflow" / "scripts" / script))
@@ -168,19 +181,6 @@ def design_natural(wildcards):
     if config["designs"][wildcards.design]["natural"]:
         return f"{OUT}/designs/{wildcards.design}/natural.parquet"
     return f"{OUT}/sequences/antibodies.parquet" if config["sequences"]["source"] == "file" else []
-
-
-# Another run of the same model, whose files are inputs as they lie there (transfer.smk).
-OTHER = config["transfer"]["from"]
-NAMESAKES = {}
-if OTHER:
-    OTHER = str(Path(OTHER))
-    try:
-        NAMESAKES = abroad.namesakes(OTHER, OUT, LAYERS, EVERY_SAE)
-        abroad.check_names(OTHER, LAYERS, config["model"])
-    except InputError as error:
-        raise WorkflowError(str(error))
-RUNS = [OUT, OTHER]
 
 
 def of_runs(*names):
