@@ -30,12 +30,13 @@ def csr_column(matrix: Csr, column: int) -> np.ndarray:
 
 
 class MemoryStore:
-    """The part of activations.Store that the statistics use."""
+    """The part of activations.Store that the statistics use; `ids`: of the rows, in order where nothing is said."""
 
     folder = "memory"
 
-    def __init__(self, x: np.ndarray, ids: np.ndarray):
-        self.x, self.ids, self.n, self.d_model = torch.from_numpy(x), ids, len(ids), x.shape[1]
+    def __init__(self, x: np.ndarray, ids: np.ndarray | None = None):
+        self.x, self.n, self.d_model = torch.from_numpy(x), len(x), x.shape[1]
+        self.ids = np.arange(len(x)) if ids is None else ids
 
     def blocks(self, rows: int):
         for start in range(0, self.n, rows):

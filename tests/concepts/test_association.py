@@ -116,7 +116,7 @@ def test_no_test_residue_touches_a_choice(world, found):
 def test_order_blocks_and_threads_change_nothing(world, found, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(codes, "_BLOCK", 7 * LENGTH)
-    monkeypatch.setattr(phases, "_ENCODE", 1000)
+    monkeypatch.setattr(phases, "ENCODE", 1000)
     again = run(*world, order=np.random.default_rng(3).permutation(len(world[1])))
     for name in ("pairs", "best", "latents"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(found, name), rtol=1e-5, atol=1e-9)

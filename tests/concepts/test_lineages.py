@@ -9,27 +9,11 @@ from antibody_sae.concepts.labels import Labels
 from antibody_sae.concepts.rows import Csr
 from antibody_sae.report.tabs import concepts as tab
 from antibody_sae.sae.model import SAE
+from concept_world import NONE, MemoryStore, csr
 
 LINEAGES, MEMBERS, LENGTH, K = 36, 6, 10, 24
 THRESHOLDS = [0, 0.5]
-NONE = np.empty(0, np.float32)
 NAMES = [*(f"v-gene=IGHV{i}" for i in range(6)), "j-gene=IGHJ4", "target=spike", "target=other"]
-
-
-class MemoryStore:
-    """The part of activations.Store that is used here."""
-
-    def __init__(self, x):
-        self.x, self.n = torch.from_numpy(x), len(x)
-
-    def blocks(self, rows):
-        for start in range(0, self.n, rows):
-            yield self.x[start : start + rows], np.arange(start, min(start + rows, self.n))
-
-
-def csr(dense):
-    ptr = np.concatenate([[0], np.cumsum(dense.sum(1))]).astype(np.int64)
-    return Csr(ptr, np.nonzero(dense)[1].astype(np.int16), NONE)
 
 
 def world(seed, planted, genes=(2,)):

@@ -8,36 +8,17 @@ import pytest
 import torch
 from antibody_sae.concepts import abroad, tables, transfer
 from antibody_sae.concepts.labels import Labels
-from antibody_sae.concepts.rows import Csr
 from antibody_sae.io import InputError, write_json
 from antibody_sae.report.charts.base import Palette
 from antibody_sae.report.tabs import transfer as tab
 from antibody_sae.sae.model import SAE
+from concept_world import MemoryStore, csr
 
 ANTIBODIES, LENGTH, K = 150, 12, 8
 SETTINGS = {"bootstrap": 200, "seed": 1}
 TURN = np.linalg.qr(np.random.default_rng(0).normal(size=(K, K)))[0].astype(np.float32)
-NONE = np.empty(0, np.float32)
 CONCEPTS = ["motif", "habit"]
 """motif is latent 0 in either run; habit is latent 1 in the first, and latent 2 in the second."""
-
-
-class MemoryStore:
-    """The part of activations.Store that is used here."""
-
-    folder = "memory"
-
-    def __init__(self, x):
-        self.x, self.n, self.d_model = torch.from_numpy(x), len(x), x.shape[1]
-
-    def blocks(self, rows):
-        for start in range(0, self.n, rows):
-            yield self.x[start : start + rows], np.arange(start, min(start + rows, self.n))
-
-
-def csr(dense):
-    ptr = np.concatenate([[0], np.cumsum(dense.sum(1))]).astype(np.int64)
-    return Csr(ptr, np.nonzero(dense)[1].astype(np.int16), NONE)
 
 
 def side(name, seed, habit, order):

@@ -65,11 +65,7 @@ rule manifest:
 
 use rule manifest as manifest_random with:
     input:
-        expand(
-            f"{OUT}/activations/random-seed{{seed}}/layer{{layer}}/shard-{{shard}}.safetensors",
-            shard=range(config["activations"]["shards"]),
-            allow_missing=True,
-        ),
+        RANDOM_SHARDS,
     output:
         f"{OUT}/activations/random-seed{{seed}}/layer{{layer}}/manifest.json",
     log:

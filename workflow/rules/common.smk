@@ -6,13 +6,16 @@ LAYERS = config["activations"]["layers"]
 SAES = settings.saes(config)
 SEEDS = settings.seeds(config)  # of each SAE
 ONE_SAE = "layer{layer}/{sae}-seed{seed}"
-EVERY_SAE = [f"layer{layer}/{sae}-seed{seed}" for layer in LAYERS for sae in SAES for seed in SEEDS[sae]]
-TRAINED = [sae for sae in SAES if settings.control_of(SAES[sae]) is None]  # controls stand beside, and are not steered
+EVERY_SAE = [ONE_SAE.format(layer=layer, sae=sae, seed=seed) for layer in LAYERS for sae in SAES for seed in SEEDS[sae]]
+TRAINED = list(settings.steered_saes(config))  # controls stand beside, and are not steered
 SEVERAL = [f"layer{layer}/{sae}" for layer in LAYERS for sae in TRAINED if len(SEEDS[sae]) > 1]
-SHARDS = expand(
-    f"{OUT}/activations/layer{{layer}}/shard-{{shard}}.safetensors",
-    shard=range(config["activations"]["shards"]),
-    allow_missing=True,
+SHARDS, RANDOM_SHARDS = (  # of the language model's activations, and of those of its architecture with random weights
+    expand(
+        f"{OUT}/activations/{folder}layer{{layer}}/shard-{{shard}}.safetensors",
+        shard=range(config["activations"]["shards"]),
+        allow_missing=True,
+    )
+    for folder in ("", "random-seed{seed}/")
 )
 
 
@@ -83,14 +86,13 @@ def stage_of(stage, name):
 
 def shards_of(wildcards):
     """The activations that an SAE is trained on."""
-    shards = range(config["activations"]["shards"])
-    return [stage_of("activations", f"shard-{shard}.safetensors")(wildcards) for shard in shards]
+    drawn = SAES[wildcards.sae]["random_model"]
+    return [path.format(**wildcards) for path in (RANDOM_SHARDS if drawn else SHARDS)]
 
 
 def of_seeds(wildcards, name):
     """A file of each seed of an SAE."""
-    folder = f"{OUT}/saes/layer{wildcards.layer}/{wildcards.sae}-seed"
-    return [f"{folder}{seed}/{name}" for seed in SEEDS[wildcards.sae]]
+    return [f"{OUT}/saes/{ONE_SAE.format(**wildcards, seed=seed)}/{name}" for seed in SEEDS[wildcards.sae]]
 
 
 def chunk_files(wildcards):

@@ -62,11 +62,7 @@ use rule concept_baselines as concept_baselines_random with:
     input:
         labels=LABELLED,
         manifest=f"{OUT}/activations/random-seed{{seed}}/layer{{layer}}/manifest.json",
-        shards=expand(
-            f"{OUT}/activations/random-seed{{seed}}/layer{{layer}}/shard-{{shard}}.safetensors",
-            shard=range(config["activations"]["shards"]),
-            allow_missing=True,
-        ),
+        shards=RANDOM_SHARDS,
     output:
         f"{OUT}/concepts/random-seed{{seed}}/layer{{layer}}/baselines.parquet",
     log:
@@ -194,6 +190,6 @@ if config["concepts"]["metadata"]:
             mem_mb=memory(1000, 5),
             runtime=minutes(10),
         params:
-            code=code("lineage_table.py"),
+            code=code("one_table.py"),
         script:
-            "../scripts/lineage_table.py"
+            "../scripts/one_table.py"

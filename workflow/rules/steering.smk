@@ -15,7 +15,6 @@ STEERED = [
     for sae in TRAINED
     for seed in SEEDS[sae]
 ]
-EXPLORED = -(-STEERING["explore_n"] // max(1, len(UNITS)))  # each SAE's share of what chooses a length for all
 
 
 wildcard_constraints:
@@ -181,7 +180,7 @@ rule steer_plan:
         model=config["model"],
         steering={
             **pick("steering", "criteria", "candidates", "norms", "random_latents", "seed"),
-            "explore_n": EXPLORED,
+            "explore_n": settings.explored(config),
         },
         species=WRITING["species"],
         code=code("steer_plan.py"),
@@ -388,9 +387,9 @@ rule ablation_table:
         runtime=minutes(10),
     params:
         about=STEERED,
-        code=code("ablation_table.py"),
+        code=code("one_table.py"),
     script:
-        "../scripts/ablation_table.py"
+        "../scripts/one_table.py"
 
 
 rule steer_tables:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -138,13 +138,20 @@ def _mistakes(config: Config) -> Iterator[str]:
             yield f"saes.train.{name}: k {sae['k']} > latents {sae['latents']}"
 
 
+_COLUMN = "steering.targets: {!r} is a column of the input, which written sequences do not have"
+
+
+def _named_targets(config: Config) -> Sequence[str]:
+    named = config["steering"]["targets"]
+    return [] if isinstance(named, str) else named
+
+
 def _mistakes_of_targets(config: Config, chain: str) -> Iterator[str]:
     """Targets that nothing written in one passage can have; `chain` is H, L or, where that holds both, HL."""
-    named = config["steering"]["targets"]
     other = {"H": ("=IGK", "=IGL", "=L", "=K"), "L": ("=IGH", "=H")}.get(chain, ())
-    for target in [] if named == "auto" else named:
+    for target in _named_targets(config):
         if target.partition("=")[0] in config["concepts"]["metadata"]:
-            yield f"steering.targets: {target!r} is a column of the input, which written sequences do not have"
+            yield _COLUMN.format(target)
         elif any(mark in target for mark in other):
             from antibody_sae.concepts import catalogue  # pandas takes half a second, and few runs need this
 
@@ -162,11 +169,10 @@ def _mistakes_of_pairs(config: Config) -> Iterator[str]:
     from antibody_sae.concepts import catalogue  # pandas takes half a second, and few runs need this
 
     why = f"model {config['model']['name']} writes one chain of a pair at a time"
-    named = config["steering"]["targets"]
-    for target in [] if named == "auto" else named:
+    for target in _named_targets(config):
         group, _, value = target.partition("=")
         if group not in catalogue.BY_NAME:
-            yield f"steering.targets: {target!r} is a column of the input, which written sequences do not have"
+            yield _COLUMN.format(target)
         elif not catalogue.BY_NAME[group].sided:
             yield f"steering.targets: {why}, and {target} may lie in either; take a concept that names its chain"
         elif not catalogue.side_of(value):
@@ -202,3 +208,14 @@ def seeds(config: Config) -> dict[str, list[int]]:
 def control_of(sae: SAESection) -> str | None:
     """What an SAE is a control of claim 1 by: `untrained`, `random_model`, or None. A control is not steered."""
     return "random_model" if sae["random_model"] else None if sae["tokens"] else "untrained"
+
+
+def steered_saes(config: Config) -> dict[str, list[int]]:
+    """Seeds of each SAE that is steered, by name: of all but the controls."""
+    own = seeds(config)
+    return {name: own[name] for name, sae in saes(config).items() if control_of(sae) is None}
+
+
+def explored(config: Config) -> int:
+    """Each SAE's share of steering.explore_n: exploration is shared by a layer's SAEs."""
+    return -(-config["steering"]["explore_n"] // max(1, sum(map(len, steered_saes(config).values()))))

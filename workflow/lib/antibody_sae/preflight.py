@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antibody_sae.config import control_of, passages, saes, seeds
+from antibody_sae.config import explored, passages, saes, seeds, steered_saes
 from antibody_sae.io import InputError, read_json, write_json
 from antibody_sae.sequences import readers
 from antibody_sae.sequences.records import ReadSettings
@@ -215,15 +215,12 @@ def steered(config: Config) -> int:
     lengths, random = len(steering["norms"]), steering["random_latents"]
     sides = len({length > 0 for length in steering["norms"]})  # raising and suppressing are confirmed apart
     tries = len(steering["criteria"]) * steering["candidates"]
-    own = seeds(config)
-    trained = sum(len(own[name]) for name, each in saes(config).items() if control_of(each) is None)
-    explored = steering["explore_n"]
+    together, each = steering["explore_n"], explored(config)
 
     def arms(share: int, many: int = 1, fresh: int = sides * steering["n"]) -> int:
         """Sequences of `many` arms that share what chooses a length."""
         return many * (lengths * -(-share // many) + fresh)
 
-    each = -(-explored // max(1, trained))
     levers = steering["levers"]
     kinds = 2 + len(steering["lever_sizes"]) * ("sparse" in levers)  # matched latents, shuffled signs
     drawn = lengths * steering["random_n"]
@@ -232,8 +229,8 @@ def steered(config: Config) -> int:
     directions = 3 + ("trained" in levers)
     made = targets * steering["lever_rounds"] * steering["n"] if {"sparse", "trained"} & set(levers) else 0
     made += parts * steering["gradient_antibodies"]
-    layer = trained * sae + targets * directions * arms(explored) + made
-    layer += parts * (arms(explored, random, drawn) + steering["baseline"])
+    layer = sum(map(len, steered_saes(config).values())) * sae + targets * directions * arms(together) + made
+    layer += parts * (arms(together, random, drawn) + steering["baseline"])
     return int(len(config["activations"]["layers"]) * layer)
 
 
@@ -248,7 +245,7 @@ def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[st
     layers = len(activations["layers"])
     own, known = seeds(config), saes(config)
     jobs = layers * sum(map(len, own.values()))
-    steering_units = layers * (1 + sum(len(own[name]) for name, each in known.items() if control_of(each) is None))
+    steering_units = layers * (1 + sum(map(len, steered_saes(config).values())))
     learned = layers * sum(len(own[name]) * each["tokens"] for name, each in known.items())
     read = 1 + len({seed for name, each in known.items() if each["random_model"] for seed in own[name]})  # models
     start = rates.start  # of each job: seconds that a small run spends on little else

@@ -44,15 +44,20 @@ class Columns(TypedDict, total=False):
     molecules: str | None
 
 
-class SequencesSection(TypedDict):
-    source: str
-    n: int
+class Sampling(TypedDict):
+    """How a model is asked to write."""
+
     chains: str
     species: str
     temperature: float
     top_p: float
     prompt: str
     complete: bool
+
+
+class SequencesSection(Sampling):
+    source: str
+    n: int
     seed: int
     drop_lowest_likelihood: float
     paths: list[str]
@@ -67,15 +72,9 @@ class SequencesSection(TypedDict):
     chunks: int
 
 
-class Writing(TypedDict):
-    """What a steered model is asked to write: keys of `sequences:`."""
+class Writing(Sampling):
+    """What a steered model is asked to write."""
 
-    chains: str
-    species: str
-    temperature: float
-    top_p: float
-    prompt: str
-    complete: bool
     max_residues: NotRequired[int]
     """Where a part of a chain is written: residues at most."""
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from antibody_sae.activations import Store
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.concepts import phases
+from antibody_sae.concepts.codes import VIEWS
 from antibody_sae.concepts.labels import Labels
-from antibody_sae.concepts.phases import VIEWS, Chosen, Encoding, Setup, Tested, Together, Training, Validation
+from antibody_sae.concepts.phases import Chosen, Encoding, Setup, Tested, Together, Training, Validation
 from antibody_sae.concepts.rows import Floats, Ints
 from antibody_sae.concepts.selection import SIMPLE, always_yes, at_choice
 from antibody_sae.sae.model import SAE

@@ -9,7 +9,7 @@ concept means the same everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -49,6 +49,11 @@ CONSERVED = {
 }
 Labelled = pd.Series | list[pd.Series]
 """One value (or null) a row, as strings; a list where a row can have several values of a group."""
+
+
+def motif_regex(pattern: Sequence[str]) -> str:
+    """A motif as a regular expression."""
+    return "".join(f"[{letters}]" for letters in pattern)
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,15 @@ from antibody_sae.concepts.rows import Csr, Floats, Ints, codes_csr
 from antibody_sae.concepts.scoring import pool
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from antibody_sae.activations import Store
     from antibody_sae.sae.model import SAE
 
-_ENCODE = 8192
+VIEWS = (("residue", "none"), ("antibody", "max"), ("antibody", "mean"))
+"""(level, pool): a latent's values per residue, its largest per antibody, its mean per antibody."""
+ENCODE = 8192
+"""Residues that are encoded together."""
 _BLOCK = 65_536
 """Residues of a block; a larger cluster makes a larger one."""
 
@@ -100,14 +105,19 @@ class CodeFile:
                 first, rows = cluster + 1, 0
 
 
+def codes_of(sae: SAE, x: Tensor) -> tuple[Ints, Floats]:
+    """([n, k] latents, [n, k] values) of activations x [n, d_model]."""
+    codes = sae.encode(x)
+    return codes.indices.cpu().numpy(), codes.values.cpu().numpy()
+
+
 def encode(sae: SAE, store: Store, labels: Labels, wanted: np.ndarray) -> CodeFile:
     """The SAE's codes of the `wanted` residues ([residues] bool) among the activations."""
-    file = CodeFile(np.sort(np.concatenate([ids[wanted[ids]] for _, ids in store.blocks(_ENCODE)])), sae.k, labels)
-    for x, ids in store.blocks(_ENCODE):
+    file = CodeFile(np.sort(np.concatenate([ids[wanted[ids]] for _, ids in store.blocks(ENCODE)])), sae.k, labels)
+    for x, ids in store.blocks(ENCODE):
         keep = wanted[ids]
         if keep.any():
-            codes = sae.encode(x[np.flatnonzero(keep)])
-            file.write(ids[keep], codes.indices.cpu().numpy(), codes.values.cpu().numpy())
+            file.write(ids[keep], *codes_of(sae, x[np.flatnonzero(keep)]))
     return file
 
 

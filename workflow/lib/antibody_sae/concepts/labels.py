@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antibody_sae.antibody import SPLITS
+from antibody_sae.antibody import RESIDUES, SPLITS
 from antibody_sae.concepts.rows import Csr, Ints, take_rows
 from antibody_sae.io import InputError
 
@@ -29,6 +29,19 @@ def residues_of(labels: Labels, antibodies: Ints) -> Ints:
     starts = np.cumsum(length) - length
     ids: Ints = np.arange(length.sum()) + np.repeat(labels.first[antibodies] - starts, length)
     return ids
+
+
+def chain_residues(labels: Labels, antibody: int) -> tuple[Ints, Ints]:
+    """residue_ids of an antibody's heavy and of its light chain."""
+    ids = labels.first[antibody] + np.arange(labels.length[antibody])
+    ids = ids[labels.letter[ids] >= 0]
+    light = labels.light[ids] == 1
+    return ids[~light], ids[light]
+
+
+def text_of(labels: Labels, residue_ids: Ints) -> str:
+    """The residues, as letters."""
+    return "".join(RESIDUES[letter] for letter in labels.letter[residue_ids])
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,16 @@ from torch import Tensor
 
 from antibody_sae.activations import Store
 from antibody_sae.concepts import probes
-from antibody_sae.concepts.codes import CodeBlock, CodeFile, heavy_lengths, partner_residues, shuffled_partners
+from antibody_sae.concepts.codes import (
+    ENCODE,
+    VIEWS,
+    CodeBlock,
+    CodeFile,
+    codes_of,
+    heavy_lengths,
+    partner_residues,
+    shuffled_partners,
+)
 from antibody_sae.concepts.labels import Labels, owners
 from antibody_sae.concepts.patterns import Patterns
 from antibody_sae.concepts.probes import Moments, Scores
@@ -44,11 +53,8 @@ from antibody_sae.significance import q_values
 if TYPE_CHECKING:
     from antibody_sae.sections import ConceptsSection
 
-VIEWS = (("residue", "none"), ("antibody", "max"), ("antibody", "mean"))
-"""(level, pool): a latent's values per residue, its largest per antibody, its mean per antibody."""
 View = tuple[Csr, Csr]
 """(features, labels) of the same rows, one of VIEWS."""
-_ENCODE = 8192
 
 
 class Together:
@@ -157,18 +163,13 @@ def untrained(sae: SAE, seed: int) -> SAE:
     return SAE(**{**vars(sae), **fresh})
 
 
-def _encode(sae: SAE, x: Tensor) -> tuple[Ints, Floats]:
-    codes = sae.encode(x)
-    return codes.indices.cpu().numpy(), codes.values.cpu().numpy()
-
-
 def encode(setup: Setup, scratch: str | Path | None) -> Encoding:
     """Encode the store once (and held-out residues with the untrained SAE); sum up where each latent is active.
 
     Raises InputError for a residue that the store holds twice, or that is in no split.
     """
     store, sae, labels = setup.store, setup.sae, setup.labels
-    ids = np.sort(np.concatenate([ids for _, ids in store.blocks(_ENCODE)]))
+    ids = np.sort(np.concatenate([ids for _, ids in store.blocks(ENCODE)]))
     if len(ids) and (np.diff(ids) == 0).any():
         raise InputError(f"{store.folder}: a residue appears twice among the activations; delete it and run again")
     encoded = Encoding(
@@ -177,16 +178,16 @@ def encode(setup: Setup, scratch: str | Path | None) -> Encoding:
         Patterns(sae.latents, labels),
     )
     fresh = untrained(sae, setup.settings["seed"])
-    for x, ids in progress(store.blocks(_ENCODE), -(-store.n // _ENCODE), "encoding"):
+    for x, ids in progress(store.blocks(ENCODE), -(-store.n // ENCODE), "encoding"):
         held_out = setup.held_out(ids)
 
         def trained(x: Tensor = x, ids: Ints = ids) -> None:
-            indices, values = _encode(sae, x)
+            indices, values = codes_of(sae, x)
             encoded.codes.write(ids, indices, values)
             encoded.patterns.add_residues(ids, indices, values)
 
         def baseline(x: Tensor = x, ids: Ints = ids, rows: np.ndarray = held_out) -> None:
-            encoded.untrained.write(ids[rows], *_encode(fresh, x[torch.from_numpy(rows)]))
+            encoded.untrained.write(ids[rows], *codes_of(fresh, x[torch.from_numpy(rows)]))
 
         setup.together([trained, baseline])
     return encoded

@@ -17,9 +17,9 @@ from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
 from antibody_sae.activations import Store
-from antibody_sae.concepts.codes import CodeFile, encode, of_antibodies
+from antibody_sae.concepts.codes import ENCODE, VIEWS, CodeFile, codes_of, encode, of_antibodies
 from antibody_sae.concepts.labels import Labels
-from antibody_sae.concepts.rows import Csr, Floats, take_rows
+from antibody_sae.concepts.rows import Floats, codes_csr, take_rows
 from antibody_sae.concepts.scoring import Bootstrap, Tally, raise_maximum
 from antibody_sae.io import InputError
 from antibody_sae.sae import evaluation
@@ -34,8 +34,6 @@ ALIKE = 0.7
 """Cosine, or correlation of activations, from which on two matched latents count as the same."""
 TRAIN, TEST, NOWHERE = 0, 2, 3
 """Splits in Labels.split; antibodies in NOWHERE are judged by nobody."""
-_ENCODE = 8192
-_VIEWS = (("residue", "none"), ("antibody", "max"), ("antibody", "mean"))
 
 
 @dataclass(frozen=True)
@@ -71,10 +69,7 @@ def without_seen(side: Side, other: Side) -> Side:
     own = side.clonotypes.set_index("antibody_id")["clonotype"].reindex(side.labels.ids)
     known = np.isin(side.labels.ids, list(seen)) | own.isin(seen).to_numpy()
     split = np.where(known & (side.labels.split == TEST), NOWHERE, side.labels.split)
-    held_out = side.held_out.copy()
-    for antibody in np.flatnonzero(split == NOWHERE):
-        first = side.labels.first[antibody]
-        held_out[first : first + side.labels.length[antibody]] = False
+    held_out = side.held_out & ~of_antibodies(side.labels, split == NOWHERE)
     return replace(side, labels=replace(side.labels, split=split), held_out=held_out)
 
 
@@ -110,7 +105,7 @@ def _codes(sae: SAE, on: Side, chains: Sequence[str], split: int) -> CodeFile:
 
 def scales(home: Side) -> list[Floats]:
     """Of each view a latent's largest value on its run's training split, of which thresholds are shares."""
-    largest = [np.zeros(home.sae.latents, np.float32) for _ in _VIEWS]
+    largest = [np.zeros(home.sae.latents, np.float32) for _ in VIEWS]
     for block in _codes(home.sae, home, list(LIGHT), TRAIN).blocks(TRAIN):
         pools = block.pooled(home.sae.latents)
         for matrix, scale in zip((block.codes, pools["max"], pools["mean"]), largest, strict=True):
@@ -148,7 +143,7 @@ def judge(
     """
     chosen = home.best.merge(concepts, on=["concept", "level"])
     codes, k, frames, draws = _codes(home.sae, on, chains, TEST), home.sae.latents, [], []
-    for (level, pool), scale in zip(_VIEWS, largest, strict=True):
+    for (level, pool), scale in zip(VIEWS, largest, strict=True):
         own = chosen[(chosen["level"] == level) & (chosen["pool"] == pool)].reset_index(drop=True)
         names = on.labels.names(level)
         j, cut = own["latent"].to_numpy(np.int64), own["threshold"].to_numpy(np.float32)
@@ -208,7 +203,7 @@ def match(one: Side, other: Side, chains: Sequence[str], seed: int) -> Matched:
     light = [LIGHT[chain] for chain in chains]
     for side in (one, other):
         keep = side.held_out & np.isin(side.labels.light, light)
-        for x, ids in side.store.blocks(_ENCODE):
+        for x, ids in side.store.blocks(ENCODE):
             rows = x[np.flatnonzero(keep[ids])]
             if not len(rows):
                 continue
@@ -232,10 +227,8 @@ def match(one: Side, other: Side, chains: Sequence[str], seed: int) -> Matched:
 
 
 def _matrix(sae: SAE, x: Any) -> sparse.csr_array:
-    codes = sae.encode(x)
-    n, k = codes.values.shape
-    flat = Csr(np.arange(0, n * k + 1, k), codes.indices.numpy().ravel(), codes.values.double().numpy().ravel())
-    matrix = sparse.csr_array((flat.val, flat.idx, flat.ptr), (n, sae.latents))
+    codes = codes_csr(*codes_of(sae, x))
+    matrix = sparse.csr_array((codes.val.astype(np.float64), codes.idx, codes.ptr), (len(x), sae.latents))
     matrix.sum_duplicates()  # inactive entries all say latent 0
     return matrix
 

@@ -11,20 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from antibody_sae.concepts.catalogue import MOTIFS
-from antibody_sae.numbering.tables import CHARGE, HYDROPATHY
+from antibody_sae.concepts.catalogue import MOTIFS, motif_regex
+from antibody_sae.numbering.tables import HYDROPATHY, net_charge
 
 CDRS = ("CDR1", "CDR2", "CDR3")
 
 
-def _regex(pattern: Sequence[str]) -> str:
-    return "".join(f"[{letters}]" for letters in pattern)
-
-
 LIABILITIES: dict[str, tuple[str, bool]] = {
     # name -> (motif, whether it counts in CDRs alone)
-    **{name: (_regex(MOTIFS[name]), False) for name in ("N-glycosylation", "deamidation", "isomerisation")},
-    "fragmentation": (_regex(MOTIFS["fragmentation"]), False),
+    **{name: (motif_regex(MOTIFS[name]), False) for name in ("N-glycosylation", "deamidation", "isomerisation")},
+    "fragmentation": (motif_regex(MOTIFS["fragmentation"]), False),
     "integrin-binding": ("RGD|RYD|KGD|LDV", False),
     "oxidation": ("[MW]", True),
 }
@@ -69,7 +65,7 @@ def describe(residues: pd.DataFrame) -> dict[str, Any]:
     row["cdr_liabilities"] = sum(place.startswith("CDR") for at in found.values() for place in at)
     for region in CDRS:
         letters = residues.loc[residues["region"] == region, "residue"].tolist()
-        row[f"{region.lower()}_net_charge"] = sum(CHARGE.get(r, 0) for r in letters)
+        row[f"{region.lower()}_net_charge"] = net_charge(letters)
         row[f"{region.lower()}_hydropathy"] = (
             round(sum(HYDROPATHY.get(r, 0.0) for r in letters) / len(letters), 3) if letters else None
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,11 @@ _CHAINS = pa.schema(
     + [("cdr3", pa.string()), ("cdr3_charge", pa.float64()), ("cdr3_hydropathy", pa.float64())]
 )
 _ROWS = 1000  # antibodies at a time: about 200,000 residues
+
+
+def net_charge(residues: Iterable[str]) -> int:
+    """Sum of the residues' CHARGE."""
+    return sum(CHARGE.get(residue, 0) for residue in residues)
 
 
 def _residue_schema(scheme: str) -> pa.Schema:
@@ -147,7 +152,7 @@ def _chain_row(antibody: str, side: str, chain: str, numbered: Numbered, first: 
         "germline_species": nearest.species, "v_genes_tied": ",".join(nearest.v_genes_tied) or None,
         "first_residue_id": first, "cdr1_length": int((numbers.region == 1).sum()),
         "cdr2_length": int((numbers.region == 3).sum()), "cdr3_length": len(cdr3),
-        "cdr3": cdr3, "cdr3_charge": float(sum(CHARGE.get(r, 0) for r in cdr3)),
+        "cdr3": cdr3, "cdr3_charge": float(net_charge(cdr3)),
         "cdr3_hydropathy": sum(HYDROPATHY.get(r, 0.0) for r in cdr3) / len(cdr3) if cdr3 else None,
     }  # fmt: skip
 

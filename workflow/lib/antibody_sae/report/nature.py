@@ -15,13 +15,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
-from antibody_sae.concepts.catalogue import MOTIFS, in_bins
+from antibody_sae.antibody import RESIDUES
+from antibody_sae.concepts.catalogue import MOTIFS, in_bins, motif_regex
 from antibody_sae.io import InputError
 from antibody_sae.numbering.germlines import family
-from antibody_sae.numbering.tables import CHARGE
-from antibody_sae.significance import LEVEL, difference_interval, q_values, two_proportions, wilson
+from antibody_sae.numbering.tables import net_charge
+from antibody_sae.significance import LEVEL, Floats, difference_interval, q_values, two_proportions, wilson
 
-Floats = NDArray[np.floating]
 Counts = dict[tuple[str, str], tuple[Any, Any]]
 """(measure, value) -> what is counted and what it is a share of, one number an antibody each."""
 CHARGES = (-3, 3)
@@ -82,7 +82,7 @@ def counts(table: pd.DataFrame) -> Counts:
     """What is counted in each antibody of `of_input` or `of_written`."""
     cdr3, one = table["cdr3"].fillna(""), np.ones(len(table), float)
     length = np.asarray(cdr3.str.len(), float)
-    charge = cdr3.map(lambda text: sum(CHARGE.get(letter, 0) for letter in text)).to_numpy(float)
+    charge = cdr3.map(net_charge).to_numpy(float)
     low, high = CHARGES
     found: Counts = {}
     for measure, values in (
@@ -95,10 +95,10 @@ def counts(table: pd.DataFrame) -> Counts:
         for value in sorted(values.dropna().unique()):
             found[measure, value] = (values == value).to_numpy(float), one
     found["CDR3 length", MEANS], found["CDR3 net charge", MEANS] = (length, one), (charge, one)
-    for letter in "ACDEFGHIKLMNPQRSTVWY":
+    for letter in RESIDUES:
         found["CDR3 residue", letter] = cdr3.str.count(letter).to_numpy(float), length
     for name, pattern in MOTIFS.items():
-        motif = re.compile("".join(f"[{letters}]" for letters in pattern))
+        motif = re.compile(motif_regex(pattern))
         for measure, texts in (("liability in CDR3", cdr3), ("liability in the domain", table["domain"])):
             found[measure, name] = texts.map(lambda t, m=motif: bool(m.search(t))).to_numpy(float), one
     odd = table["domain"].str.count("C").to_numpy() % 2 == 1

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from antibody_sae.antibody import RESIDUES, SPLITS
-from antibody_sae.concepts.labels import Labels
+from antibody_sae.antibody import SPLITS
+from antibody_sae.concepts.labels import Labels, chain_residues, text_of
 from antibody_sae.interventions import Edit, Intervention, clamp
 from antibody_sae.sae.model import SAE
 from antibody_sae.significance import Floats, log_odds_ratio, over_targets
@@ -51,14 +51,13 @@ def examples(labels: Labels, target: str, chains: str, most: int) -> list[tuple[
     rows = np.flatnonzero(labels.having(target) & (labels.split == SPLITS.index("test")))
     out = []
     for row in rows[[i * len(rows) // most for i in range(most)] if len(rows) > most else slice(None)].tolist():
-        own = slice(labels.first[row], labels.first[row] + labels.length[row])
-        letters, light = labels.letter[own], labels.light[own] == 1
-        there = letters >= 0
-        sides = [there & ~light & ("H" in chains), there & light & ("L" in chains)]
-        heavy, light_chain = ("".join(RESIDUES[letter] for letter in letters[mine]) for mine in sides)
-        decides = np.isin(labels.region[own], regions)[sides[0] | sides[1]]
+        sides = [
+            ids if side in chains else ids[:0] for side, ids in zip("HL", chain_residues(labels, row), strict=True)
+        ]
+        heavy, light = (text_of(labels, ids) for ids in sides)
+        decides = np.isin(labels.region[np.concatenate(sides)], regions)
         if decides.any():
-            out.append((heavy, light_chain, decides, int(labels.cluster[row])))
+            out.append((heavy, light, decides, int(labels.cluster[row])))
     return out
 
 

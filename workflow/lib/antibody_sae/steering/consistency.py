@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from antibody_sae.antibody import RESIDUES, SPLITS
-from antibody_sae.concepts.labels import Labels
+from antibody_sae.concepts.labels import Labels, chain_residues, text_of
 from antibody_sae.interventions import Edit, Intervention
 from antibody_sae.sae.model import SAE
 from antibody_sae.significance import Floats
@@ -34,13 +34,10 @@ def contexts(labels: Labels, chains: str) -> list[Chains]:
     found: list[Chains] = []
     rows = np.flatnonzero(labels.split == SPLITS.index("validation"))
     for row in rows[:: max(1, len(rows) // (16 * CONTEXTS))].tolist():
-        own = slice(labels.first[row], labels.first[row] + labels.length[row])
-        letters, light = labels.letter[own], labels.light[own] == 1
-        numbered = letters >= 0
-        texts = ["".join(RESIDUES[letter] for letter in letters[mine & numbered]) for mine in (~light, light)]
-        heavy, light_chain = (text if side in chains else None for side, text in zip("HL", texts, strict=True))
-        if "" not in (heavy, light_chain):
-            found.append((heavy, light_chain))
+        sides = zip("HL", chain_residues(labels, row), strict=True)
+        heavy, light = (text_of(labels, ids) if side in chains else None for side, ids in sides)
+        if "" not in (heavy, light):
+            found.append((heavy, light))
     return [found[i * len(found) // CONTEXTS] for i in range(min(CONTEXTS, len(found)))]
 
 
