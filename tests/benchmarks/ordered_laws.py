@@ -46,10 +46,11 @@ LAWS: dict[str, dict[str, Any]] = {
 """Ordered where no architecture is named, sorted every 50 steps unless it says otherwise; the last number is the share
 of the law put on the full code."""
 PREFIXES = (64, 256)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def fit(x: Tensor, scale: float, settings: Settings, seed: int) -> SAE:
-    trainer = Trainer(settings, x[:: max(1, len(x) // 16384)], scale, seed, torch.get_num_threads())
+    trainer = Trainer(settings, x[:: max(1, len(x) // 16384)], scale, seed, torch.get_num_threads(), DEVICE)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(settings.steps):
         trainer.step(x[torch.randint(len(x), (settings.batch_size,), generator=generator)])
@@ -98,7 +99,7 @@ def main() -> None:
                 row |= {f"stability_{n}{suffix}": same.stability, f"orderedness_{n}{suffix}": same.orderedness}
         result[name] = {key: round(float(value), 3) for key, value in row.items()}
         print(name, result[name], file=sys.stderr)
-    about = {"instruction_set": hardware.instruction_set(), "encoder_dtype": hardware.fast_dtype()}
+    about = {"instruction_set": hardware.instruction_set(DEVICE), "encoder_dtype": hardware.fast_dtype(DEVICE)}
     print(json.dumps({**about, "tokens": arguments.tokens, "latents": arguments.latents, **result}))
 
 

@@ -25,6 +25,13 @@ from antibody_sae.sae.training import train
 from sae_world import ARCHITECTURES, SMALL, D, data, make_store
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """Where bits are promised; the sums of a GPU depend on chance in theirs."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 def weights(sae) -> dict[str, torch.Tensor]:
     return {k: v for k, v in vars(sae).items() if isinstance(v, torch.Tensor)}
 

@@ -18,6 +18,12 @@ from safetensors import safe_open
 WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": ""}
 
 
+def train(sample, first, baseline, length, **options):
+    """One search; sample(vector, round) -> (rate, valid, log-likelihood, derivative)."""
+    one = {0: trained.search(first, baseline, length, **options)}
+    return trained.train(lambda vectors, number: {0: trained.Sample(*sample(vectors[0], number))}, one)[0]
+
+
 def pair_sample(v, _round=0):
     """A property that takes two directions at once: its log odds are flat until v[0] + v[1] is large."""
     v = v.clone().requires_grad_()
@@ -32,13 +38,11 @@ def test_a_property_of_two_latents_together_is_found_by_the_sparse_lever_and_by_
     first = pair_sample(torch.zeros(8))[3]
     single = [pair_sample(d)[0] for d in directions]
     assert max(single) < 0.1
-    made = trained.train(pair_sample, first, (1.0, -1.0), 1.0)
+    made = train(pair_sample, first, (1.0, -1.0), 1.0)
     levers = sparse.pursue(directions, made.vector)
     assert sorted(levers[2].latents) == [0, 1]
     assert pair_sample(levers[2].vector)[0] > 0.8
-    held = trained.train(
-        pair_sample, first, (1.0, -1.0), 1.0, project=lambda u: sparse.pursue(directions, u, (2,))[2].vector
-    )
+    held = train(pair_sample, first, (1.0, -1.0), 1.0, project=lambda u: sparse.pursue(directions, u, (2,))[2].vector)
     assert sorted(held.vector.nonzero()[:, 0].tolist()) == [0, 1]
 
 
@@ -50,7 +54,7 @@ def test_the_first_step_is_the_rate_derivative_and_all_latents_reach_the_trained
         seen.append(v)
         return 0.1 * number, 1.0, -1.0, torch.randn(8, generator=generator)
 
-    made = trained.train(sample, first, (1.0, -1.0), 2.0)
+    made = train(sample, first, (1.0, -1.0), 2.0)
     torch.testing.assert_close(seen[0], 2 * first / first.norm())
     assert all(float(v.norm()) == pytest.approx(2.0) for v in seen)
     directions = torch.nn.functional.normalize(torch.randn(30, 8, generator=generator), dim=1)
@@ -70,10 +74,10 @@ def test_a_vector_whose_sequences_are_unlikely_is_shortened_and_never_the_result
         length = float(v.norm())
         return length, 1.0, -1.0 - length, v
 
-    made = trained.train(sample, torch.ones(4), (1.0, -1.0), 1.0, perplexity_bound=1.5)
+    made = train(sample, torch.ones(4), (1.0, -1.0), 1.0, perplexity_bound=1.5)
     assert made.history["accepted"].tolist()[:2] == [False, False]
     assert 0 < float(made.vector.norm()) <= np.log(1.5)
-    hopeless = trained.train(lambda v, n: (1.0, 0.0, -1.0, v), torch.ones(4), (1.0, -1.0), 1.0)
+    hopeless = train(lambda v, n: (1.0, 0.0, -1.0, v), torch.ones(4), (1.0, -1.0), 1.0)
     assert not hopeless.vector.any()
 
 
@@ -92,7 +96,7 @@ def test_training_on_the_model_raises_the_rate_and_is_the_same_twice(drawn):
     base = bench.base(200, seed=1)
     assert base.rates[0] == pytest.approx(float(known.start[0]), abs=0.08)
     options = {"rounds": 2, "perplexity_bound": 3.0, "valid_bound": 0.5}  # many do not end in time
-    runs = [bench.train(0, base, length=2.0, n=60, seed=7, **options) for _ in range(2)]
+    runs = [bench.train(base, length=2.0, n=60, seed=7, **options)[0] for _ in range(2)]
     torch.testing.assert_close(runs[0].vector, runs[1].vector, atol=0, rtol=0)
     assert runs[0].history.equals(runs[1].history)
     axis = runs[0].vector / runs[0].vector.norm()

@@ -9,7 +9,7 @@ from antibody_sae.interventions import parse_where
 from antibody_sae.io import write_parquet, write_safetensors
 from antibody_sae.jobs import job
 from antibody_sae.models import model as models
-from antibody_sae.steering import control_map, targets, trained
+from antibody_sae.steering import targets, trained
 from antibody_sae.steering.directions import typical_length
 
 snakemake = globals()["snakemake"]
@@ -31,8 +31,7 @@ with job(snakemake):
         made["vectors"].append((mine, vectors))
         made["training"].append(history)
         made["reliability"].append(trained.reliability(base, mine))
-        found = control_map.control_map(model, base.passages, base.credit, base.judged.region, mine, writing)
-        made["control_map"].append(found)
+        made["control_map"].append(base.control_map)
     about = {**model.provenance, "layer": layer, "targets": list(wanted)}
     vectors = trained.together(made.pop("vectors"), list(wanted))
     write_safetensors(vectors, snakemake.output.directions, trained.provenance(about))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from antibody_sae import hardware
 from antibody_sae.io import InputError
-from antibody_sae.sae import kernels
+from antibody_sae.sae import dense, kernels
 from antibody_sae.sae.model import SAE, TILE, preactivations, select, sort_keys
 from antibody_sae.sae.settings import Settings
 
@@ -286,84 +286,66 @@ class Trainer:
     def _step_torch(self, acts_BD: Tensor, k: int, dead: np.ndarray, weight: float) -> tuple[float, float, float]:
         p = self.parameters
         dtype = torch.bfloat16 if self._half else torch.float32
-        hidden_BK = preactivations(acts_BD.to(dtype), p["encoder"].to(dtype), p["bias"].to(dtype)).float()
+        hidden_BK = preactivations(acts_BD.to(dtype), p["encoder"].to(dtype), p["bias"].to(dtype))
         g = {name: torch.zeros_like(value) for name, value in p.items()}
         indices_BM = select(hidden_BK, k)
-        values_BM = self._values(acts_BD, indices_BM)
-        survival_K = torch.from_numpy(self._survival).to(acts_BD.device)
-        loss, full, residual_BD = self._walk(acts_BD, acts_BD, indices_BM, values_BM, survival_K, weight, g)
-        unit, aux = self._unit(loss * weight), 0.0
+        values_BM = self._values(acts_BD, hidden_BK, indices_BM)
+        survival_K = torch.from_numpy(self._survival).to(self.device)
+        main = dense.walk(acts_BD, p["decoder"], indices_BM, values_BM, survival_K, weight)
+        g["decoder"] += main.d_decoder_KD
+        self._encoder_gradients(acts_BD, indices_BM, main.d_values_BM, g)
+        full = main.full.clamp(min=1e-30)
+        aux = torch.zeros_like(full)
         if len(dead) and self.settings.aux_k:
-            allowed = torch.from_numpy(dead).to(acts_BD.device)
+            # the gradients of log(loss) + AuxK are those of loss + loss * AuxK, over the loss
+            unit = 1 / (main.loss * weight).clamp(min=1e-30) if self.settings.loss == "log" else torch.ones_like(full)
+            allowed = torch.from_numpy(dead).to(self.device)
             dead_BM = allowed[select(hidden_BK[:, allowed], min(self.settings.aux_k, len(dead)))]
-            aside, scale = {**g, "pre_bias": torch.zeros_like(g["pre_bias"])}, max(full, 1e-30)
-            _, left, _ = self._walk(
-                residual_BD,
-                acts_BD,
-                dead_BM,
-                self._values(acts_BD, dead_BM),
-                torch.ones_like(survival_K),
-                self.settings.aux_weight / scale / unit,
-                aside,
-            )
-            aux = left / scale
-        fired_K = torch.zeros(len(survival_K), dtype=torch.bool, device=acts_BD.device)
-        fired_K[indices_BM[values_BM > 0]] = True
-        self.silence[fired_K.cpu().numpy()] = 0
-        squares = values_BM.double().square().flatten().cpu().numpy()
-        np.add.at(self.energy, indices_BM.flatten().cpu().numpy(), squares)
-        g["pre_bias"] -= g["bias"] @ p["encoder"]
+            left = dense.walk(
+                main.residual_BD, p["decoder"], dead_BM, self._values(acts_BD, hidden_BK, dead_BM),
+                torch.ones_like(survival_K), 1.0,
+            )  # fmt: skip
+            share = self.settings.aux_weight / full / unit
+            g["decoder"] += share * left.d_decoder_KD
+            self._encoder_gradients(acts_BD, dead_BM, share * left.d_values_BM, g)
+            aux = left.full / full
+        g["pre_bias"] -= main.d_target_D + g["bias"] @ p["encoder"]
+        active = indices_BM.flatten(), values_BM.flatten().double().square()
+        counted = torch.zeros(len(survival_K), dtype=torch.float64, device=self.device).index_add_(0, *active)
+        figures = torch.stack([main.loss, main.full, aux]).double()
+        on_cpu = torch.cat([figures, counted]).cpu().numpy()  # the step's one wait for the device
+        loss, full_loss, aux_loss = map(float, on_cpu[:3])
+        self.silence[on_cpu[3:] > 0] = 0
+        self.energy += on_cpu[3:]
         g["decoder"] -= (g["decoder"] * p["decoder"]).sum(1, keepdim=True) * p["decoder"]
+        unit_now = self._unit(loss * weight)
         rate, correction = self._rate()
         frozen = self.settings.frozen_at(self.position)
         for name, value in p.items():
             rows = slice(0 if name == "pre_bias" else frozen, None)
             m, v = self.first[name][rows], self.second[name][rows]
-            gradient = unit * g[name][rows]
+            gradient = unit_now * g[name][rows]
             m.lerp_(gradient, 1 - BETA1)
             v.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
             value[rows] -= rate * m / ((v / correction).sqrt() + EPSILON)
         p["decoder"][frozen:] /= p["decoder"][frozen:].norm(dim=1, keepdim=True)
-        return loss, full, aux
+        return loss, full_loss, aux_loss
 
-    def _values(self, acts_BD: Tensor, indices_BM: Tensor) -> Tensor:
-        """[B, M] float32 activations of the chosen latents, one [B, D] gather at a time."""
+    def _values(self, acts_BD: Tensor, hidden_BK: Tensor, indices_BM: Tensor) -> Tensor:
+        """[B, M] float32 activations of the chosen latents."""
+        if not self._half:
+            return hidden_BK.gather(1, indices_BM).relu()
         p = self.parameters
-        return torch.stack([(p["encoder"][i] * acts_BD).sum(1) + p["bias"][i] for i in indices_BM.T], 1).relu()
+        return ((p["encoder"][indices_BM] @ acts_BD[:, :, None])[..., 0] + p["bias"][indices_BM]).relu()
 
-    def _walk(
-        self,
-        target_BD: Tensor,
-        acts_BD: Tensor,
-        indices_BM: Tensor,
-        values_BM: Tensor,
-        survival_K: Tensor,
-        weight: float,
-        g: dict[str, Tensor],
-    ) -> tuple[float, float, Tensor]:
-        """kernels.walk in torch, one [B, D] gather at a time; adds to the gradients g of every parameter."""
-        decoder_KD = self.parameters["decoder"]
-        error_BD, suffix_BD = target_BD.clone(), torch.zeros_like(target_BD)
-        norm_B = error_BD.square().sum(1)
-        loss_B = norm_B.clone()
-        for index_B, z_B in zip(indices_BM.T, values_BM.T, strict=True):
-            error_BD -= z_B[:, None] * decoder_KD[index_B]
-            after_B = error_BD.square().sum(1)
-            loss_B += survival_K[index_B] * (after_B - norm_B)
-            norm_B = after_B
-        residual_BD = error_BD.clone()
-        for index_B, z_B in zip(indices_BM.T.flip(0), values_BM.T.flip(0), strict=True):
-            rows_BD, share_B = decoder_KD[index_B], survival_K[index_B][:, None]
-            gradient_BD = 2 * weight * (suffix_BD - share_B * error_BD)
-            d_z_B = (gradient_BD * rows_BD).sum(1) * (z_B > 0)
-            g["decoder"].index_add_(0, index_B, z_B[:, None] * gradient_BD)
-            g["encoder"].index_add_(0, index_B, d_z_B[:, None] * acts_BD)
-            g["bias"].index_add_(0, index_B, d_z_B)
-            v_BD = z_B[:, None] * rows_BD
-            error_BD += v_BD
-            suffix_BD += share_B * v_BD
-        g["pre_bias"] += 2 * weight * (suffix_BD - target_BD).sum(0)
-        return float(loss_B.sum()), float(norm_B.sum()), residual_BD
+    def _encoder_gradients(
+        self, acts_BD: Tensor, indices_BM: Tensor, d_values_BM: Tensor, g: dict[str, Tensor]
+    ) -> None:
+        """Add those of the encoder and its bias."""
+        d_hidden_BK = torch.zeros(len(acts_BD), len(g["bias"]), device=self.device)
+        d_hidden_BK.scatter_add_(1, indices_BM, d_values_BM)
+        g["encoder"] += d_hidden_BK.T @ acts_BD
+        g["bias"] += d_hidden_BK.sum(0)
 
 
 _ALL_LATENTS = np.empty(0, dtype=np.int64)

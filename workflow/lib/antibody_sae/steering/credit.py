@@ -406,7 +406,8 @@ def derivatives(
     at: Tensor | None = None,
 ) -> Tensor:
     """[passages, targets, d_model] each passage's term of the derivative of E[f] with respect to a vector added after
-    block `layer` where `where` acts; at the vector `at` [d_model], under which they were drawn, or at 0.
+    block `layer` where `where` acts; at the vectors `at` [passages, d_model] (or one for all [d_model]) under which
+    they were drawn, or at 0.
 
     credit: a passage [residues + 1, targets]. `writing`: chains, species, temperature, top_p of section `sequences`.
     """
@@ -419,7 +420,7 @@ def derivatives(
         with torch.enable_grad():
             vector = torch.zeros(len(batch.rows), 1, model.d_model, device=model.device)
             if at is not None:
-                vector = vector + at.to(model.device)
+                vector = vector + at.expand(len(passages), -1)[batch.rows, None].to(model.device)
             vector.requires_grad_()
             log_p = _log_p(model, layer, batch.tokens, acted, vector, allowed, writing)
             wanted = [j for j in range(targets) if batch.credit[..., j].any()]

@@ -1,7 +1,7 @@
 """Levers of few latents: how much of a vector's control a dictionary can express.
 
 A lever of m latents is v = sum over at most m latents of a_j d_j, d_j the dictionary's unit directions. Found greedily
-towards a vector (orthogonal matching pursuit; Pati et al. 1993), or trained: `trained.train` with `project` set to the
+towards a vector (orthogonal matching pursuit; Pati et al. 1993), or trained: `trained.search` with `project` set to the
 nearest lever of m latents, so that each step of the coefficients keeps the hard limit on their number.
 """
 

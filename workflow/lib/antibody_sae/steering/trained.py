@@ -9,9 +9,9 @@ length is held; where a round's sequences are not good enough it is shortened.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.interventions import Edit, Intervention, Where
 from antibody_sae.models import starts
 from antibody_sae.steering import credit as crediting
+from antibody_sae.steering.control_map import control_map
 from antibody_sae.steering.credit import Probe
 from antibody_sae.steering.directions import unit
 from antibody_sae.steering.outcomes import label_concepts, number_texts
@@ -46,6 +47,10 @@ class Judged:
     """[n] bool"""
     region: Sequence[np.ndarray]
     """A text: [residues] index into SIDED_REGIONS, -1 outside the domain; empty where it is not valid."""
+
+    def of(self, rows: slice) -> Judged:
+        """Of some of the texts."""
+        return Judged(self.outcome[rows], self.valid[rows], self.region[rows])
 
 
 Judge = Callable[[Sequence[str]], Judged]
@@ -83,6 +88,8 @@ class Base:
     """A passage: [residues + 1, targets]."""
     terms: Tensor
     """[n, targets, d_model]; their mean over n is the rate derivative."""
+    control_map: pd.DataFrame
+    """See control_map.control_map."""
     log_likelihood: float
     """Mean log-likelihood (nats a token)."""
 
@@ -109,15 +116,14 @@ class Workbench:
     targets: Sequence[str]
     judge: Judge
 
-    def draw(self, vector: Tensor | None, n: int, seed: int) -> tuple[list[str], list[Encoded], Judged]:
-        """n sequences drawn under a vector [d_model] in raw units; what did not end by itself is not valid."""
-        edit = None
-        if vector is not None:
-            pushed = Intervention(vector=vector, where=self.where)
-            edit = Edit(self.model, [pushed], self.writing["chains"], self.writing["species"])
-        written = self.model.generate(n, seed=seed, layer=self.layer, edit=edit, **self.writing)
-        texts = [w.text for w in written]
+    def draw(self, vectors: Sequence[Tensor], n: int, seed: int) -> tuple[list[str], list[Encoded], Judged]:
+        """n sequences under each of the vectors [d_model] (raw units), side by side; without any, n in all. What did
+        not end by itself is not valid."""
         chains, species = self.writing["chains"], self.writing["species"]
+        arms = [arm for vector in vectors for arm in [Intervention(vector=vector, where=self.where)] * n]
+        edit = Edit(self.model, arms, chains, species) if arms else None
+        written = self.model.generate(len(arms) or n, seed=seed, layer=self.layer, edit=edit, **self.writing)
+        texts = [w.text for w in written]
         sides = [(text, None) if "H" in chains else (None, text) for text in texts]
         passages = [self.model.encode(heavy, light, species, chains)[0] for heavy, light in sides]
         judged, ended = self.judge(texts), np.array([w.ended for w in written])
@@ -163,25 +169,51 @@ class Workbench:
 
     def base(self, n: int, seed: int) -> Base:
         """Draw n sequences without a push; the probe of V is fitted on them."""
-        texts, passages, judged = self.draw(None, n, seed)
+        texts, passages, judged = self.draw([], n, seed)
         credit, values, probe = self.credit(texts, passages, judged)
-        terms = crediting.derivatives(self.model, self.layer, passages, credit, self.where, self.writing)
-        return Base(texts, passages, judged, values, probe, credit, terms, self._log_likelihood(passages))
+        terms, mapped = control_map(
+            self.model, self.layer, self.where, passages, credit, judged.region, self.targets, self.writing
+        )
+        return Base(
+            texts, passages, judged, values, probe, credit, terms, mapped, self._log_likelihood(passages)
+        )  # fmt: skip
 
-    def train(self, target: int, base: Base, length: float, n: int, seed: int, **options: Any) -> TrainedVector:
-        """The trained vector of a target (its place in `targets`), n sequences a round; options as `train`'s."""
-
-        def sample(vector: Tensor, number: int) -> tuple[float, float, float, Tensor]:
-            word = int(np.random.SeedSequence([seed, target, number]).generate_state(1)[0])
-            texts, passages, judged = self.draw(vector, n, word)
-            credit, _, _ = self.credit(texts, passages, judged, base.probe)
-            one = [c[:, [target]] for c in credit]
-            terms = crediting.derivatives(self.model, self.layer, passages, one, self.where, self.writing, vector)
-            rate, valid = float(judged.outcome[:, target].mean()), float(judged.valid.mean())
-            return rate, valid, self._log_likelihood(passages), terms[:, 0].mean(0)
-
+    def train(self, base: Base, length: float, n: int, seed: int, **options: Any) -> list[TrainedVector]:
+        """The trained vector of each target, n sequences a round; options as `search`'s."""
         start = (float(base.judged.valid.mean()), base.log_likelihood)
-        return train(sample, base.derivative[target], start, length, **options)
+
+        def sample(vectors: Mapping[int, Tensor], number: int) -> dict[int, Sample]:
+            word = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+            texts, passages, judged = self.draw(list(vectors.values()), n, word)
+            own = {j: slice(i * n, (i + 1) * n) for i, j in enumerate(vectors)}
+            credit: list[np.ndarray] = []
+            for j, rows in own.items():
+                every, _, _ = self.credit(texts[rows], passages[rows], judged.of(rows), base.probe)
+                credit += [c[:, [j]] for c in every]
+            at = torch.stack(list(vectors.values())).repeat_interleave(n, 0)
+            terms = crediting.derivatives(self.model, self.layer, passages, credit, self.where, self.writing, at)
+            return {
+                j: Sample(
+                    float(judged.outcome[rows, j].mean()), float(judged.valid[rows].mean()),
+                    self._log_likelihood(passages[rows]), terms[rows, 0].mean(0),
+                )
+                for j, rows in own.items()
+            }  # fmt: skip
+
+        searches = {j: search(first, start, length, **options) for j, first in enumerate(base.derivative)}
+        found = train(sample, searches)
+        return [found[j] for j in range(len(self.targets))]
+
+
+class Sample(NamedTuple):
+    """What the sequences drawn under a vector say of it."""
+
+    rate: float
+    valid: float
+    log_likelihood: float
+    """Of the model without the vector."""
+    derivative: Tensor
+    """[d_model]"""
 
 
 @dataclass(frozen=True)
@@ -194,8 +226,7 @@ class TrainedVector:
     """One row a round: round, norm, rate, valid, perplexity_ratio, accepted."""
 
 
-def train(
-    sample: Callable[[Tensor, int], tuple[float, float, float, Tensor]],
+def search(
     first: Tensor,
     baseline: tuple[float, float],
     length: float,
@@ -204,23 +235,23 @@ def train(
     valid_bound: float = 0.95,
     mixing: float = 0.5,
     project: Callable[[Tensor], Tensor] = lambda direction: direction,
-) -> TrainedVector:
+) -> Generator[Tensor, Sample, TrainedVector]:
     """Turn a vector of one length towards the derivative of its target's rate where it is.
 
-    sample(vector, round) -> (rate, valid, log-likelihood, derivative [d_model]) on fresh sequences. `first`: the
-    derivative at 0, whose direction the first vector has; `baseline`: (valid, log-likelihood) without a vector. A step
-    goes to (1 - mixing) of the present direction and `mixing` of the derivative's; at rest the two are the same, as a
-    maximum at this length demands. `project` takes a direction to the nearest allowed one (latents' levers). A round
-    whose valid share falls below `valid_bound` of the baseline's, or whose perplexity is above `perplexity_bound` times
-    it, shortens the vector. The best accepted round's vector is the result, so its rate is a choice among `rounds`: the
-    rate to report comes from new sequences. Ends early after PATIENCE rounds without a better one.
+    Yields the vector of each round and is sent what fresh sequences under it say. `first`: the derivative at 0, whose
+    direction the first vector has; `baseline`: (valid, log-likelihood) without a vector. A step goes to (1 - mixing) of
+    the present direction and `mixing` of the derivative's; at rest the two are the same, as a maximum at this length
+    demands. `project` takes a direction to the nearest allowed one (latents' levers). A round whose valid share falls
+    below `valid_bound` of the baseline's, or whose perplexity is above `perplexity_bound` times it, shortens the
+    vector. The best accepted round's vector is the result, so its rate is a choice among `rounds`: the rate to report
+    comes from new sequences. Ends early after PATIENCE rounds without a better one.
     """
     direction = unit(first)
     best, found, stale = -np.inf, torch.zeros_like(first), 0
     rows = []
     for number in range(1, rounds + 1):
         vector = length * unit(project(direction))
-        rate, valid, likelihood, derivative = sample(vector, number)
+        rate, valid, likelihood, derivative = yield vector
         ratio = float(np.exp(baseline[1] - likelihood))
         accepted = valid >= valid_bound * baseline[0] and ratio <= perplexity_bound
         rows.append(
@@ -239,6 +270,27 @@ def train(
     return TrainedVector(found, pd.DataFrame(rows))
 
 
+def train(
+    sample: Callable[[Mapping[int, Tensor], int], Mapping[int, Sample]],
+    searches: Mapping[int, Generator[Tensor, Sample, TrainedVector]],
+) -> dict[int, TrainedVector]:
+    """Several searches round by round, so that their sequences are written side by side: sample(vectors that are asked
+    about, round) -> what is found of each."""
+    found: dict[int, TrainedVector] = {}
+    asked = {key: next(one) for key, one in searches.items()}
+    number = 0
+    while asked:
+        number += 1
+        answers, following = sample(asked, number), {}
+        for key in asked:
+            try:
+                following[key] = searches[key].send(answers[key])
+            except StopIteration as end:
+                found[key] = end.value
+        asked = following
+    return found
+
+
 def levers(
     bench: Workbench, base: Base, settings: SteeringSection, typical_length: float
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
@@ -252,10 +304,10 @@ def levers(
     history = [pd.DataFrame(columns=["concept", "round", "norm", "rate", "valid", "perplexity_ratio", "accepted"])]
     if {"trained", "sparse"} & set(settings["levers"]):
         made = derivative.clone()
-        for j, target in enumerate(bench.targets):
-            length = settings["lever_length"] * typical_length
-            options = {"rounds": settings["lever_rounds"], "perplexity_bound": settings["perplexity_bound"]}
-            one = bench.train(j, base, length, settings["n"], settings["seed"], **options)
+        length = settings["lever_length"] * typical_length
+        options = {"rounds": settings["lever_rounds"], "perplexity_bound": settings["perplexity_bound"]}
+        every = bench.train(base, length, settings["n"], settings["seed"], **options)
+        for j, (target, one) in enumerate(zip(bench.targets, every, strict=True)):
             if one.vector.any():
                 made[j] = unit(one.vector)
             history.append(one.history.assign(concept=target)[history[0].columns])
