@@ -9,7 +9,7 @@ export XDG_CACHE_HOME := $(CURDIR)/.venv/cache
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 SNAKEMAKE = .venv/bin/snakemake --cores $(CORES) --profile workflow/profiles/default $(if $(CONFIG),--configfile "$(CONFIG)")
 
-.PHONY: run test test-avx2 test-slow setup oracles lock clean
+.PHONY: run test test-avx2 test-slow setup oracles findings lock clean
 
 run: .venv/.runtime
 	@$(SNAKEMAKE) --quiet rules host reason
@@ -27,7 +27,7 @@ test: .venv/.dev
 	.venv/bin/mypy
 	.venv/bin/snakemake --lint
 	.venv/bin/pytest -m "not slow" -n $(CORES) --dist worksteal -q tests --ignore tests/workflow
-	.venv/bin/pytest -m "not slow" -q tests/workflow
+	.venv/bin/pytest -m "not slow" -n $(CORES) --dist loadgroup -q tests/workflow
 
 # The same as on a processor that knows no bfloat16 and no AVX-512, whatever this one knows.
 test-avx2: export ATEN_CPU_CAPABILITY := avx2
@@ -36,7 +36,7 @@ test-avx2: export NUMBA_CPU_NAME := haswell
 test-avx2: test
 
 test-slow: .venv/.dev
-	.venv/bin/pytest -m slow -q -rs --durations=10 $(SLOW)
+	.venv/bin/pytest -m slow -n $(CORES) --dist loadgroup -q -rs --durations=10 $(SLOW)
 
 .venv/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
@@ -56,6 +56,10 @@ test-slow: .venv/.dev
 .venv/.oracles: envs/oracles.lock .venv/.runtime
 	@.venv/bin/python envs/install.py envs/oracles.lock
 	@touch $@
+
+# The page of findings and the README's list of them, from the tables of the two runs of docs/protocol.md.
+findings: .venv/.runtime
+	.venv/bin/python docs/findings.py results/study results/layers
 
 lock: | .venv/bin/python
 	.venv/bin/python envs/lock.py

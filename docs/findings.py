@@ -1,0 +1,221 @@
+"""Write docs/findings.md and the findings in README.md from the tables of finished runs.
+
+    python docs/findings.py results/study results/layers
+
+Each figure is computed here from a file of `tables/` or `saes/`; the tables that it needs are copied, rounded, to
+docs/findings/<run>/, so that a reader can check them without the hours of a run. Started again on those copies
+(`python docs/findings.py docs/findings/study docs/findings/layers`) it writes the same page.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).parents[1]
+ARM = [
+    "sae", "architecture", "seed", "layer", "concept", "selected_by", "kind", "latent", "f1", "length", "n", "rate",
+    "baseline_rate", "delta", "log_odds", "log_odds_low", "log_odds_high", "effect_sd", "p_value", "q_value", "valid",
+    "perplexity_ratio", "perplexity_ratio_high", "acceptable", "steerable",
+]  # fmt: skip
+"""Columns of steering_by_criterion.csv that are kept."""
+COPIED = ("saes", "complexity", "interpretable", "steering_by_criterion", "ablation", "latents_across_seeds")
+TITLES = {
+    "topk": "TopK", "ordered": "Ordered", "ordered_unsorted": "Ordered, never sorted",
+    "ordered_pure": "Ordered, no mass on the full code, never sorted", "matryoshka": "Matryoshka",
+    "topk_untrained": "TopK, untrained", "topk_random_model": "TopK on random weights",
+}  # fmt: skip
+
+
+def copy(run: Path) -> Path:
+    """The run's folder below docs/findings, with what this page rests on."""
+    out = ROOT / "docs" / "findings" / run.name
+    if run.resolve() == out:
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    for name in COPIED:
+        if (source := run / "tables" / f"{name}.csv").is_file():
+            table = pd.read_csv(source)
+            table = table[ARM] if name == "steering_by_criterion" else table
+            table = table[[c for c in table if not c.startswith("best_f1:")]]
+            table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
+    summary = json.loads((run / "tables" / "summary.json").read_text())
+    summary = {key: summary[key] for key in ("findings", "counts", "model", "targets")}
+    (out / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    pairs = {}
+    for path in sorted(run.glob("saes/layer*/*-stability.json")):
+        pairs[path.name.removesuffix("-stability.json")] = json.loads(path.read_text())["pairs"]
+    (out / "stability.json").write_text(json.dumps(pairs) + "\n")
+    return out
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of texts; its index is the first column."""
+    head = [str(table.index.name or ""), *map(str, table.columns)]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    lines += ["| " + " | ".join([str(i), *map(str, row)]) + " |" for i, row in zip(table.index, table.to_numpy())]
+    return "\n".join(lines)
+
+
+def titled(name: str) -> str:
+    return TITLES.get(name, name)
+
+
+def in_words(text: str) -> str:
+    """Names of SAEs as titles."""
+    for name, title in sorted(TITLES.items(), key=lambda item: -len(item[0])):
+        text = re.sub(rf"\b{name}\b", title, text)
+    return text
+
+
+def claims(folder: Path) -> str:
+    found = json.loads((folder / "summary.json").read_text())["findings"]
+    parts = []
+    for one in found:
+        figures = "".join(f"\n- {in_words(name)}: {value}" for name, value in one["figures"])
+        parts.append(
+            f"**{one['claim']}: {one['verdict']}.** {in_words(one['text'])}\n{figures}\n\nRule: {one['rule']}."
+        )
+    return "\n\n".join(parts)
+
+
+def targets(folder: Path) -> str:
+    """A target: its share without steering and what each way of choosing did, means over seeds."""
+    arms = pd.read_csv(folder / "steering_by_criterion.csv")
+    arms = arms[arms["length"] > 0]
+    rows = {}
+    for concept, mine in arms.groupby("concept", sort=False):
+        row = {"unsteered": f"{mine['baseline_rate'].iloc[0]:.0%}"}
+        for sae in ("topk", "ordered"):
+            for criterion, title in (("f1", "best F1"), ("rate_derivative", "rate derivative")):
+                own = mine[(mine["sae"] == sae) & (mine["kind"] == "latent") & (mine["selected_by"] == criterion)]
+                row[f"{titled(sae)}, {title}"] = of_arms(own)
+        for kind, title in (("rate_derivative", "rate derivative"), ("trained", "trained vector")):
+            row[f"no SAE: {title}"] = of_arms(mine[mine["kind"] == kind].drop_duplicates(["layer", "length"]))
+        rows[concept] = row
+    return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("target"))
+
+
+def of_arms(own: pd.DataFrame) -> str:
+    if not len(own):
+        return "–"
+    steered = int(own["steerable"].sum())
+    return f"{100 * own['delta'].mean():+.0f}" + (f" ({steered} of {len(own)})" if steered else "")
+
+
+def dictionaries(folder: Path) -> str:
+    saes = pd.read_csv(folder / "saes.csv").groupby("sae", sort=False)
+    pairs = json.loads((folder / "stability.json").read_text())
+    rows = {}
+    for name, own in saes:
+        both = pairs.get(name, [])
+        row = {
+            "seeds": str(len(own)),
+            "FVU": f"{own['fvu'].mean():.3f}",
+            "of the first 64": f"{own['fvu_64'].mean():.2f}",
+            "once sorted by energy": f"{own['fvu_64_by_energy'].mean():.2f}",
+            "dead": f"{own['dead'].mean():.0f}",
+            "loss recovered": f"{own['loss_recovered_mean'].mean():.3f}",
+            "latents above every baseline": f"{own['share_strict'].mean():.1%}",
+        }
+        for key, title in (
+            ("stability", "stability"), ("orderedness", "orderedness"), ("orderedness_by_energy", "both sorted"),
+        ):  # fmt: skip
+            values = [pair[key][-1] for pair in both]
+            row[title] = f"{sum(values) / len(values):.2f}" if values else "–"
+        rows[titled(name)] = row
+    return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("dictionary"))
+
+
+def ablation(folder: Path) -> str:
+    """Held at 0 on test antibodies that have the target: means over targets, then seeds."""
+    table = pd.read_csv(folder / "ablation.csv")
+    table["what"] = table["kind"].where(table["kind"] != "latent", "latent, " + table["selected_by"].fillna(""))
+    table = table[table["what"].isin(["latent, f1", "latent, rate_derivative", "matched_latent"])]
+    mean = table.groupby(["sae", "what"], sort=False)[["deciding", "log_odds"]].mean().round(4)
+    rows = {
+        f"{titled(sae)}, {what.replace('f1', 'best F1').replace('_', ' ')}": {
+            "change of the deciding residues' log-probability": f"{row['deciding']:+.4f}",
+            "log odds ratio of the target in what is written on": f"{row['log_odds']:+.2f}",
+        }
+        for (sae, what), row in mean.iterrows()
+    }
+    return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("held at 0"))
+
+
+def page(study: Path, layers: Path) -> str:
+    counts = json.loads((study / "summary.json").read_text())
+    arms = pd.read_csv(study / "steering_by_criterion.csv")
+    return f"""# Findings
+
+*Written by `make findings` from the tables of two runs; every figure can be computed again from the small tables in
+[docs/findings](findings), which are rounded copies of `results/<run>/tables`.*
+
+The study of [docs/protocol.md](protocol.md), whose rules were fixed before any run under it: `tests/config/study.yaml`
+(IgLM, layer 2, {counts["counts"]["antibodies"]:,} generated antibodies, {len(counts["targets"])} targets chosen by its
+rule, five seeds of TopK, Ordered and both controls of claim 1, two of the other dictionaries) and
+`tests/config/layers.yaml` (layer 3, two seeds), in {counts["model"]["dtype"]}, {int(arms["n"].max())} fresh sequences a
+confirmed arm. Both were run once, on one H200 GPU. An earlier study (version 0.1.0: mostly truncated chains, rules partly
+chosen after its data were seen) is not reported any more.
+
+## The claims, layer 2
+
+{claims(study)}
+
+## Target by target, layer 2
+
+Change of the target's share in percentage points, mean over seeds, of fresh sequences under the arm that exploration
+chose; in brackets in how many seeds the arm passes every test (significant in its family, at least 95 % complete, perplexity
+at most 1.2 times the unsteered). Criteria and kinds: [reading the tables](reading-the-tables.md).
+
+{targets(study)}
+
+## Dictionaries, layer 2
+
+Test antibodies; means over seeds. Orderedness is the rank correlation of matched latents' indices between two seeds, as the
+dictionaries are and once both are sorted by energy: what sorting alone gives to any dictionary is not the law's merit.
+
+{dictionaries(study)}
+
+## Necessity: latents held at 0, layer 2
+
+{ablation(study)}
+
+## The claims, layer 3
+
+{claims(layers)}
+
+{targets(layers)}
+
+{dictionaries(layers)}
+"""
+
+
+def readme(study: Path, layers: Path) -> None:
+    """The findings of README.md, between its two markers."""
+    lines = []
+    for one in json.loads((study / "summary.json").read_text())["findings"]:
+        value = dict(one["figures"])
+        shown = [f"{in_words(name)}: {value[name]}" for name in value if "less" in name][:2]
+        line = f"*{one['claim']}*: **{one['verdict']}**. {in_words(one['text'])}"
+        line += f" ({'; '.join(shown)})" if shown else ""
+        lines.append(textwrap.fill(line, 120, initial_indent="- ", subsequent_indent="  "))
+    path = ROOT / "README.md"
+    text = path.read_text()
+    new = "<!-- make findings -->\n" + "\n".join(lines) + "\n<!-- end of findings -->"
+    path.write_text(re.sub(r"<!-- make findings -->.*?<!-- end of findings -->", lambda _: new, text, flags=re.S))
+
+
+def main() -> None:
+    study, layers = (copy(Path(name)) for name in sys.argv[1:3])
+    (ROOT / "docs" / "findings.md").write_text(page(study, layers))
+    readme(study, layers)
+
+
+if __name__ == "__main__":
+    main()
