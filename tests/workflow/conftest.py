@@ -15,7 +15,7 @@ from harness import Run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares minutes of work runs in one process (`pytest --dist loadgroup`): the quick run, or a slow module's."""
+    """What shares minutes of work runs in one process (--dist loadgroup): the quick run, or a slow module's."""
     for item in items:
         quick = "quick_run" in getattr(item, "fixturenames", ())
         if quick or item.get_closest_marker("slow"):
