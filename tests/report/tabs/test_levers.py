@@ -46,12 +46,17 @@ def test_the_best_handle_is_chosen_in_exploration_alone(run):
     best = levers.best_handles(run, table).set_index("concept")
     assert list(best.index) == synthetic_run.TARGETS
     turned = table["stage"] == "confirm"
-    other = table.assign(log_odds=table["log_odds"].where(~turned, -table["log_odds"]))
+    other = table.assign(log_odds_low=table["log_odds_low"].where(~turned, -table["log_odds_low"]))
     again = levers.best_handles(run, other).set_index("concept")
     assert again["lever"].equals(best["lever"]), "the confirming figures choose nothing"
     for target, row in best.iterrows():
         shown = table[turned & (table["concept"] == target) & (table["kind"] == row["kind"])]
         assert np.isclose(shown["rate"], row["rate"]).any(), "what is shown is confirmed"
+    single = (table["stage"] == "explore") & (table["kind"] == "latent")
+    lucky = table.assign(
+        log_odds=table["log_odds"].mask(single, 9.0), log_odds_low=table["log_odds_low"].mask(single, -9)
+    )
+    assert "latent" not in set(levers.best_handles(run, lucky)["kind"]), "one sequence with the target is no handle"
 
 
 def test_sizes_are_compared_at_the_trained_vectors_length(run):
