@@ -62,9 +62,9 @@ def _levers(run: Run) -> pd.DataFrame:
 
 
 def best_handles(run: Run, arms: pd.DataFrame) -> pd.DataFrame:
-    """One confirmed arm a target: of those whose quality was good enough in exploration that whose log odds ratio had the
-    highest lower bound there. Choosing by the confirming sequences would flatter it, and by the ratio itself the arm that
-    was explored least. Adds lever, odds (ratio), tokens and tokens_none (`price`)."""
+    """One confirmed arm a target: of those whose quality was good enough in exploration that whose log odds ratio had
+    the highest lower bound there. Choosing by the confirming sequences would flatter it, and by the ratio itself the
+    arm that was explored least. Adds lever, odds (ratio), tokens and tokens_none (`price`)."""
     if not len(arms):
         return arms
     explored = arms[arms["stage"] == "explore"][[*ARM, "log_odds_low"]].rename(columns={"log_odds_low": "explored"})
@@ -123,8 +123,8 @@ def _tokens(run: Run, folder: str, arm: int, concept: str) -> float:
 
 def _best(best: pd.DataFrame) -> Section:
     text = (
-        "Of single latents, few latents together, trained vectors and supervised directions, the one whose odds ratio had "
-        "the highest lower bound on explored sequences of good quality; all figures are from fresh sequences. "
+        "Of single latents, few latents together, trained vectors and supervised directions, the one whose odds ratio "
+        "had the highest lower bound on explored sequences of good quality; all figures are from fresh sequences. "
         "Tick: no steering; point: steered, with its 95% interval; hollow: quality too low on the fresh sequences."
     )
     section = Section("The best handle on each target", text)
