@@ -58,7 +58,7 @@ def markdown(table: pd.DataFrame) -> str:
     """A table of texts; its index is the first column."""
     head = [str(table.index.name or ""), *map(str, table.columns)]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    lines += ["| " + " | ".join([str(i), *map(str, row)]) + " |" for i, row in zip(table.index, table.to_numpy())]
+    lines += ["| " + " | ".join([str(i), *map(str, row)]) + " |" for i, row in zip(table.index, table.to_numpy(), strict=True)]
     return "\n".join(lines)
 
 
@@ -160,8 +160,8 @@ The study of [docs/protocol.md](protocol.md), whose rules were fixed before any 
 (IgLM, layer 2, {counts["counts"]["antibodies"]:,} generated antibodies, {len(counts["targets"])} targets chosen by its
 rule, five seeds of TopK, Ordered and both controls of claim 1, two of the other dictionaries) and
 `tests/config/layers.yaml` (layer 3, two seeds), in {counts["model"]["dtype"]}, {int(arms["n"].max())} fresh sequences a
-confirmed arm. Both were run once, on one H200 GPU. An earlier study (version 0.1.0: mostly truncated chains, rules partly
-chosen after its data were seen) is not reported any more.
+confirmed arm. Both were run once, on one H200 GPU. An earlier study (version 0.1.0: mostly truncated chains, rules
+partly chosen after its data were seen) is not reported any more.
 
 ## The claims, layer 2
 
@@ -170,15 +170,15 @@ chosen after its data were seen) is not reported any more.
 ## Target by target, layer 2
 
 Change of the target's share in percentage points, mean over seeds, of fresh sequences under the arm that exploration
-chose; in brackets in how many seeds the arm passes every test (significant in its family, at least 95 % complete, perplexity
-at most 1.2 times the unsteered). Criteria and kinds: [reading the tables](reading-the-tables.md).
+chose; in brackets in how many seeds the arm passes every test (significant in its family, at least 95 % complete,
+perplexity at most 1.2 times the unsteered). Criteria and kinds: [reading the tables](reading-the-tables.md).
 
 {targets(study)}
 
 ## Dictionaries, layer 2
 
-Test antibodies; means over seeds. Orderedness is the rank correlation of matched latents' indices between two seeds, as the
-dictionaries are and once both are sorted by energy: what sorting alone gives to any dictionary is not the law's merit.
+Test antibodies; means over seeds. Orderedness is the rank correlation of matched latents' indices between two seeds, as
+the dictionaries are and once both are sorted by energy: what sorting gives to any dictionary is not the law's merit.
 
 {dictionaries(study)}
 
