@@ -58,7 +58,8 @@ def markdown(table: pd.DataFrame) -> str:
     """A table of texts; its index is the first column."""
     head = [str(table.index.name or ""), *map(str, table.columns)]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    lines += ["| " + " | ".join([str(i), *map(str, row)]) + " |" for i, row in zip(table.index, table.to_numpy(), strict=True)]
+    rows = zip(table.index, table.to_numpy(), strict=True)
+    lines += ["| " + " | ".join(map(str, (i, *row))) + " |" for i, row in rows]
     return "\n".join(lines)
 
 
