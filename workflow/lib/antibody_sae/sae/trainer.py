@@ -12,7 +12,7 @@ from torch import Tensor
 
 from antibody_sae import hardware
 from antibody_sae.io import InputError
-from antibody_sae.sae import kernels
+from antibody_sae.sae import kernels, selection
 from antibody_sae.sae.model import SAE, TILE, preactivations, select, sort_keys
 from antibody_sae.sae.settings import Settings
 
@@ -227,15 +227,15 @@ class Trainer:
                 tile = slice(start, min(start + TILE, last))
                 hidden_BK = preactivations(acts_BD[tile].to(encoder_KD.dtype), encoder_KD, bias_K)
                 keys_BK = sort_keys(hidden_BK)
-                kernels.select_topk(keys_BK, k, _ALL_LATENTS, indices_BM[tile])
+                selection.select_topk(keys_BK, k, _ALL_LATENTS, indices_BM[tile])
                 if columns > k:
-                    kernels.select_topk(keys_BK, columns - k, dead, indices_BM[tile, k:])
+                    selection.select_topk(keys_BK, columns - k, dead, indices_BM[tile, k:])
                 if self._half:
-                    kernels.activations(
+                    selection.activations(
                         target_BD[tile], rows.encoder, rows.bias, indices_BM[tile], 0, columns, values_BM[tile]
                     )
                 else:
-                    kernels.take(hidden_BK.numpy(), indices_BM[tile], 0, columns, values_BM[tile])
+                    selection.take(hidden_BK.numpy(), indices_BM[tile], 0, columns, values_BM[tile])
 
         def walk(
             of_GBW: np.ndarray, survival_K: np.ndarray, start: int, stop: int, weight: float, d_bias_GW: np.ndarray
