@@ -75,7 +75,7 @@ def test_loss_and_every_gradient_equal_autograd_over_all_prefixes(case):
     values, d_values = np.empty((n, k + aux_k)), np.empty((n, k + aux_k))
     selection.select_topk(keys, k, NONE, indices)
     selection.select_topk(keys, aux_k, dead, indices[:, k:])
-    selection.activations(target, parameters["encoder"], parameters["bias"], indices, 0, k + aux_k, values)
+    selection.activations(target, parameters["encoder"], parameters["bias"], indices, 0, values)
     d_values[:] = 0
     ours, full, ours_aux = 0.0, 0.0, 0.0
     packed, decoder, left, unused = (bands(a) for a in (target, parameters["decoder"], target, target))

@@ -92,10 +92,11 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
     survival : [K]
         T(i) = P(l >= i), the weight of all prefixes that hold latent i.
     indices, values : [B, m]
+        A token's latents ascend; free places, which hold K, follow them.
     weight : float
         What the gradients are multiplied by.
     d_values : [B, m]
-        Added to: gradient with respect to the values; nothing where a value is 0 (the ReLU's gradient).
+        Added to: gradient with respect to the values, those that are 0 too.
     d_decoder : [K, WIDTH]
         Added to.
     d_target : [WIDTH]
@@ -113,6 +114,7 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
     Backwards, g_t = S_t - T_t (y - r_t) is not summed anew: g_(t-1) = g_t - (T_(t-1) - T_t) (y - r_(t-1)).
     """
     number = y.dtype.type
+    n_latents = decoder.shape[0]
     error = np.empty(WIDTH, y.dtype)
     g = np.empty(WIDTH, y.dtype)
     twice = number(2 * weight)
@@ -124,39 +126,39 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
             error[c] = target[c]
             norm += error[c] * error[c]
         token_loss = norm
+        last = stop
         for t in range(start, stop):
-            z = values[b, t]
-            if z > 0:
-                i = indices[b, t]
-                row = decoder[i]
-                after = number(0)
-                for c in range(WIDTH):
-                    error[c] -= z * row[c]
-                    after += error[c] * error[c]
-                token_loss += survival[i] * (after - norm)
-                norm = after
+            i = indices[b, t]
+            if i == n_latents:
+                last = t
+                break
+            z, row = values[b, t], decoder[i]
+            after = number(0)
+            for c in range(WIDTH):
+                error[c] -= z * row[c]
+                after += error[c] * error[c]
+            token_loss += survival[i] * (after - norm)
+            norm = after
         loss += token_loss
         full += norm
         for c in range(WIDTH):
             left[c] = error[c]
             g[c] = 0
         share = number(0)
-        for t in range(stop - 1, start - 1, -1):
-            z = values[b, t]
-            if z > 0:
-                i = indices[b, t]
-                row, gradient = decoder[i], d_decoder[i]
-                change = survival[i] - share
-                share = survival[i]
-                scaled = twice * z
-                dot = number(0)
-                for c in range(WIDTH):
-                    now = g[c] - change * error[c]
-                    g[c] = now
-                    dot += now * row[c]
-                    gradient[c] += scaled * now
-                    error[c] += z * row[c]
-                d_values[b, t] += twice * dot
+        for t in range(last - 1, start - 1, -1):
+            i, z = indices[b, t], values[b, t]
+            row, gradient = decoder[i], d_decoder[i]
+            change = survival[i] - share
+            share = survival[i]
+            scaled = twice * z
+            dot = number(0)
+            for c in range(WIDTH):
+                now = g[c] - change * error[c]
+                g[c] = now
+                dot += now * row[c]
+                gradient[c] += scaled * now
+                error[c] += z * row[c]
+            d_values[b, t] += twice * dot
         # the prefixes before a token's first latent are empty, their error is the target itself
         empty = number(1) - share
         for c in range(WIDTH):
@@ -168,8 +170,8 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
 def by_latent(indices, values, k, entries, silence, energy):
     """Group the active entries of the codes [B, m] by latent (a counting sort, tokens ascending in each group).
 
-    Written: entries (Entries). silence [K] is set to 0 for the latents that are active in the first k columns, and
-    their squared values are added to energy float64 [K].
+    Those are the ones that are not 0. Written: entries (Entries). silence [K] is set to 0 for the latents that are
+    active in the first k columns, and their squared values are added to energy float64 [K].
     """
     starts = entries.starts
     n_latents = starts.shape[0] - 1
@@ -178,7 +180,7 @@ def by_latent(indices, values, k, entries, silence, energy):
     n, m = indices.shape
     for b in range(n):
         for t in range(m):
-            if values[b, t] > 0:
+            if values[b, t] != 0:
                 starts[indices[b, t] + 1] += 1
                 if t < k:
                     silence[indices[b, t]] = 0
@@ -188,11 +190,31 @@ def by_latent(indices, values, k, entries, silence, energy):
     place = starts[:-1].copy()
     for b in range(n):
         for t in range(m):
-            if values[b, t] > 0:
+            if values[b, t] != 0:
                 i = indices[b, t]
                 entries.tokens[place[i]] = b
                 entries.slots[place[i]] = t
                 place[i] += 1
+
+
+@jit
+def threshold_gradient(indices, values, d_values, stop, threshold, bandwidth, price, gradient):
+    """Add to gradient [K] that of the logarithm of JumpReLU's thresholds [K], by codes[:, :stop].
+
+    The codes hold every latent whose pre-activation h exceeds threshold - bandwidth / 2, with value 0 up to the
+    threshold. Straight through a rectangle (arXiv:2407.14435, equations 11 and 12), with w = 1 where |h - threshold| <
+    bandwidth / 2 and else 0: d value / d threshold = -w threshold / bandwidth, d active / d threshold = -w / bandwidth.
+    price: what an active latent adds to the loss.
+    """
+    n_latents = threshold.shape[0]
+    for b in range(indices.shape[0]):
+        for t in range(stop):
+            i = indices[b, t]
+            if i == n_latents:
+                break
+            theta = threshold[i]
+            if values[b, t] < theta + bandwidth / 2:
+                gradient[i] -= theta * (theta * d_values[b, t] + price) / bandwidth
 
 
 @jit

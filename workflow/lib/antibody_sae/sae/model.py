@@ -147,7 +147,7 @@ class SAE:
             keys = sort_keys(preactivations(y[tile], self.encoder_weight, self.encoder_bias))
             selection.select_topk(keys, self.k, _ALL, indices[tile])
             # anew, and not from the product, whose last bits depend on the number of rows
-            selection.activations(y[tile].numpy(), weight, bias, indices[tile], 0, self.k, values[tile])
+            selection.activations(y[tile].numpy(), weight, bias, indices[tile], 0, values[tile])
         indices[values == 0] = 0
         return Codes(torch.from_numpy(indices), torch.from_numpy(values))
 

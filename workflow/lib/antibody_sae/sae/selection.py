@@ -34,6 +34,48 @@ def _threshold(values, n, k, high, slack):
 
 
 @jit
+def _groups(k, width):
+    """Interleaved groups of a row, a power of two: so many that few hold two of the k largest entries."""
+    groups = 64
+    while groups < 16 * k:
+        groups *= 2
+    return width if 2 * groups > width else groups
+
+
+@jit
+def _maxima(row, maxima):
+    """The largest entry of each of the G interleaved groups g, g + G, g + 2 G, ... of a row, in one vectorised pass."""
+    groups = maxima.shape[0]
+    for g in range(groups):
+        maxima[g] = row[g]
+    for start in range(groups, row.shape[0], groups):
+        piece = row[start : start + groups]  # a slice of its own, so that the loop is vectorised
+        for g in range(piece.shape[0]):
+            one, other = maxima[g], piece[g]
+            maxima[g] = one if one > other else other
+
+
+@jit
+def _reaching(row, maxima, bound, groups, indices, keys):
+    """Entries of a row that reach `bound`, ascending by index; only groups that hold one are looked at. Returns their
+    number. groups [> G], indices and keys [> that number]: scratch, and written."""
+    n_groups = 0
+    for g in range(maxima.shape[0]):  # branch-free: a mispredicted branch costs more than the store
+        groups[n_groups] = g
+        n_groups += maxima[g] >= bound
+    n = 0
+    for start in range(0, row.shape[0], maxima.shape[0]):
+        for c in range(n_groups):
+            j = start + groups[c]
+            if j >= row.shape[0]:
+                break
+            indices[n] = j
+            keys[n] = row[j]
+            n += row[j] >= bound
+    return n
+
+
+@jit
 def select_topk(keys, k, allowed, indices):
     """Indices of the k largest positive entries of each row, ascending; free places hold K (no latent).
 
@@ -57,14 +99,9 @@ def select_topk(keys, k, allowed, indices):
     n_rows, n_latents = keys.shape
     subset = allowed.shape[0] > 0
     width = allowed.shape[0] if subset else n_latents
-    groups = 64
-    while groups < 16 * k:
-        groups *= 2
-    if 2 * groups > width:
-        groups = width
     row = np.empty(width, keys.dtype)
-    maxima = np.empty(groups, keys.dtype)
-    chosen = np.empty(groups + 1, np.int32)
+    maxima = np.empty(_groups(k, width), keys.dtype)
+    groups = np.empty(maxima.shape[0] + 1, np.int32)
     candidates = np.empty(width + 1, np.int32)
     candidate_keys = np.empty(width + 1, keys.dtype)
     for b in range(n_rows):
@@ -73,32 +110,12 @@ def select_topk(keys, k, allowed, indices):
                 row[j] = keys[b, allowed[j]]
         else:
             row = keys[b]
-        for g in range(groups):
-            maxima[g] = row[g]
-        full = width // groups
-        for start in range(groups, width, groups):
-            piece = row[start : start + groups]  # a slice of its own, so that the loop is vectorised
-            for g in range(piece.shape[0]):
-                one, other = maxima[g], piece[g]
-                maxima[g] = one if one > other else other
+        _maxima(row, maxima)
         ceiling = keys.dtype.type(1)
-        for g in range(groups):
+        for g in range(maxima.shape[0]):
             ceiling = max(ceiling, maxima[g])
-        bound = keys.dtype.type(_threshold(maxima, groups, k, ceiling, k // 8))
-        n_chosen = 0
-        for g in range(groups):  # branch-free: a mispredicted branch costs more than the store
-            chosen[n_chosen] = g
-            n_chosen += maxima[g] >= bound
-        n_candidates = 0
-        for block in range(full + 1):
-            start = block * groups
-            for c in range(n_chosen):
-                j = start + chosen[c]
-                if j >= width:
-                    break
-                candidates[n_candidates] = j
-                candidate_keys[n_candidates] = row[j]
-                n_candidates += row[j] >= bound
+        bound = keys.dtype.type(_threshold(maxima, maxima.shape[0], k, ceiling, k // 8))
+        n_candidates = _reaching(row, maxima, bound, groups, candidates, candidate_keys)
         exact = keys.dtype.type(_threshold(candidate_keys, n_candidates, k, ceiling, 0))
         above = 0
         for c in range(n_candidates):
@@ -119,30 +136,80 @@ def select_topk(keys, k, allowed, indices):
 
 
 @jit
-def take(preactivation, indices, start, stop, values):
-    """values[:, start:stop] = relu(preactivation at the codes' indices); 0 in free places.
+def reaching(keys, bound, k, counts, indices, found):
+    """All entries that reach `bound`, one row after another, ascending in each.
+
+    keys int16 or int32 [B, K], bound >= 1, k: about how many a row has. Written: counts int [B], how many each row has;
+    indices int32 [> sum] and found [> sum], their columns and keys. Returns the sum.
+    """
+    maxima = np.empty(_groups(k, keys.shape[1]), keys.dtype)
+    groups = np.empty(maxima.shape[0] + 1, np.int32)
+    n = 0
+    for b in range(keys.shape[0]):
+        _maxima(keys[b], maxima)
+        counts[b] = _reaching(keys[b], maxima, bound, groups, indices[n:], found[n:])
+        n += counts[b]
+    return n
+
+
+@jit
+def cut(counts, indices, keys, least, ties):
+    """Keep the entries above `least`, and the first `ties` of those equal to it, of what `reaching` found, in place.
+
+    Returns how many are left.
+    """
+    n, e = 0, 0
+    for b in range(counts.shape[0]):
+        first, stop = n, e + counts[b]
+        while e < stop:
+            equal = keys[e] == least
+            if keys[e] > least or (equal and ties > 0):
+                ties -= equal
+                indices[n], keys[n] = indices[e], keys[e]
+                n += 1
+            e += 1
+        counts[b] = n - first
+    return n
+
+
+@jit
+def spread(counts, indices, values, n_latents, code, code_values):
+    """Entries one row after another as rows of a rectangle [B, m], filled up with K (no latent) and 0."""
+    e = 0
+    for b in range(counts.shape[0]):
+        for t in range(counts[b]):
+            code[b, t], code_values[b, t] = indices[e], values[e]
+            e += 1
+        for t in range(counts[b], code.shape[1]):
+            code[b, t], code_values[b, t] = n_latents, 0
+
+
+@jit
+def take(preactivation, indices, lowest, values):
+    """values = the pre-activations at the codes' indices, or `lowest` (0: ReLU) if larger; 0 in free places.
 
     preactivation [B, K], indices int32 [B, m], values [B, m].
     """
     n_latents = preactivation.shape[1]
-    zero = values.dtype.type(0)
+    least = values.dtype.type(lowest)
     for b in range(indices.shape[0]):
-        for t in range(start, stop):
+        for t in range(indices.shape[1]):
             i = indices[b, t]
-            values[b, t] = max(preactivation[b, i], zero) if i < n_latents else zero
+            values[b, t] = max(preactivation[b, i], least) if i < n_latents else 0
 
 
 @jit
-def activations(y, encoder, bias, indices, start, stop, values):
-    """values[:, start:stop] = relu(<encoder[i], y> + bias[i]) for the codes' indices i; 0 in free places.
+def activations(y, encoder, bias, indices, lowest, values):
+    """values = <encoder[i], y> + bias[i] for the codes' indices i, or `lowest` (0: ReLU) if larger; 0 in free places.
 
     For codes that a bfloat16 product selected: the values that enter the reconstruction never come from one.
     y [B, d], encoder [K, d], bias [K], indices int32 [B, m], values [B, m].
     """
     n_latents, d = encoder.shape
+    least = values.dtype.type(lowest)
     for b in range(y.shape[0]):
         target = y[b]
-        for t in range(start, stop):
+        for t in range(indices.shape[1]):
             i = indices[b, t]
             values[b, t] = 0
             if i < n_latents:
@@ -150,7 +217,7 @@ def activations(y, encoder, bias, indices, start, stop, values):
                 dot = y.dtype.type(0)
                 for c in range(d):
                     dot += row[c] * target[c]
-                values[b, t] = max(dot + bias[i], y.dtype.type(0))
+                values[b, t] = max(dot + bias[i], least)
 
 
 @jit
