@@ -75,7 +75,7 @@ def test_a_step_follows_the_gradient_of_the_objective(architecture, activation, 
     share = active / (64 * settings.k)
     price = 1 + PROPORTIONAL * float(torch.log(share.detach())) if activation == "jumprelu" else 0.0
     assert activation != "jumprelu" or (price > 1 and active != 64 * settings.k)
-    scale = 1.0 if loss == "log" else float(objective)
+    scale = 1.0 if loss == "log" else float(objective.detach())
     (objective + settings.aux_weight * aux + scale * price * share).backward()
     want = {name: value.grad for name, value in leaf.items()}
     decoder = leaf["decoder"].detach()
