@@ -9,7 +9,7 @@ from antibody_sae import config
 from antibody_sae.sae import settings as training_settings
 from antibody_sae.sae.evaluation import prefix_errors
 from antibody_sae.sae.settings import Settings
-from antibody_sae.sae.trainer import PROPORTIONAL, Trainer
+from antibody_sae.sae.trainer import Trainer
 from reference import dense_code, dense_prefix_loss
 from sae_world import ACTIVATIONS, ARCHITECTURES, SMALL, data
 
@@ -49,8 +49,8 @@ def test_kernels_and_torch_take_the_same_steps(architecture, loss, activation):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_step_follows_the_gradient_of_the_objective(architecture, activation, loss):
-    """Adam's first moment after one step is 0.1 of the gradient of log(loss) + AuxK (and JumpReLU's penalty), here by
-    dense float64 autograd; with `mean` of the loss in place of its logarithm."""
+    """Adam's first moment after one step is 0.1 of the gradient of log(loss) + AuxK, here by dense float64 autograd (of
+    the loss itself with `mean`). JumpReLU's thresholds leave out what changes the number of latents."""
     x, dead = data(64), np.arange(10, 30)
     settings = Settings(
         **SMALL, architecture=architecture, activation=activation, loss=loss, aux_k=3, k_warmup=0.0,
@@ -72,12 +72,13 @@ def test_a_step_follows_the_gradient_of_the_objective(architecture, activation, 
     of_dead, _ = dense_code("abstopk" if activation == "abstopk" else "topk", hidden[:, dead], 3)
     aux = (residual - of_dead @ leaf["decoder"][dead]).square().sum() / residual.square().sum()
     objective = torch.log(error) if loss == "log" else error / y.numel()
-    share = active / (64 * settings.k)
-    price = 1 + PROPORTIONAL * float(torch.log(share.detach())) if activation == "jumprelu" else 0.0
-    assert activation != "jumprelu" or (price > 1 and active != 64 * settings.k)
-    scale = 1.0 if loss == "log" else float(objective.detach())
-    (objective + settings.aux_weight * aux + scale * price * share).backward()
+    if activation == "jumprelu":
+        (number,) = torch.autograd.grad(active, leaf["threshold"], retain_graph=True)
+    (objective + settings.aux_weight * aux).backward()
     want = {name: value.grad for name, value in leaf.items()}
+    if activation == "jumprelu":
+        assert (number < 0).sum() > 24
+        want["threshold"] -= (want["threshold"] @ number) / (number @ number) * number
     decoder = leaf["decoder"].detach()
     want["decoder"] -= (want["decoder"] * decoder).sum(1, keepdim=True) * decoder
     for name, gradient in want.items():

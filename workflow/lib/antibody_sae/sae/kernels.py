@@ -198,13 +198,14 @@ def by_latent(indices, values, k, entries, silence, energy):
 
 
 @jit
-def threshold_gradient(indices, values, d_values, stop, threshold, bandwidth, price, gradient):
-    """Add to gradient [K] that of the logarithm of JumpReLU's thresholds [K], by codes[:, :stop].
+def threshold_gradient(indices, values, d_values, stop, threshold, bandwidth, d_loss, d_number):
+    """How the loss, and the number of active latents, change with the logarithms of JumpReLU's thresholds [K].
+
+    Added to d_loss [K] and d_number [K], by codes[:, :stop].
 
     The codes hold every latent whose pre-activation h exceeds threshold - bandwidth / 2, with value 0 up to the
     threshold. Straight through a rectangle (arXiv:2407.14435, equations 11 and 12), with w = 1 where |h - threshold| <
     bandwidth / 2 and else 0: d value / d threshold = -w threshold / bandwidth, d active / d threshold = -w / bandwidth.
-    price: what an active latent adds to the loss.
     """
     n_latents = threshold.shape[0]
     for b in range(indices.shape[0]):
@@ -214,7 +215,8 @@ def threshold_gradient(indices, values, d_values, stop, threshold, bandwidth, pr
                 break
             theta = threshold[i]
             if values[b, t] < theta + bandwidth / 2:
-                gradient[i] -= theta * (theta * d_values[b, t] + price) / bandwidth
+                d_number[i] -= theta / bandwidth
+                d_loss[i] -= theta * theta * d_values[b, t] / bandwidth
 
 
 @jit

@@ -29,8 +29,7 @@ class Settings:
     """One of ACTIVATIONS, with any architecture. topk: the k largest positive pre-activations of a token. batchtopk
     (arXiv:2412.06410): the batch_size k largest positive ones of the batch; afterwards those above one threshold.
     abstopk (arXiv:2510.00404): the k largest by absolute value, with their sign. jumprelu (arXiv:2407.14435): those
-    above the latent's own learned threshold, with a penalty on their number whose weight is driven so that their mean
-    comes to k."""
+    above the latent's own threshold, learned under the constraint that their mean is k."""
     latents: int = 2048
     """Width of the dictionary."""
     k: int = 32

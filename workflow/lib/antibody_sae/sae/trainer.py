@@ -22,8 +22,9 @@ BETA1, BETA2, EPSILON = 0.9, 0.95, 1e-8
 that is all the steps that a run of this size has."""
 SETTLING = 0.1
 """Share of the run, at its end, over which BatchTopK's threshold is averaged: the weights hardly move any more."""
-INTEGRAL, PROPORTIONAL = 0.05, 5.0
-"""How JumpReLU's price of an active latent follows log(active latents / wanted ones), the past's and the present."""
+GAIN = 0.1
+"""By how much the logarithms of JumpReLU's thresholds rise in a step, all alike, for each unit of log(active latents /
+wanted ones). That logarithm falls by 3 to 10 for a unit of theirs, so the number settles within some ten steps."""
 
 
 def geometric_median(points: Tensor, iterations: int = 50) -> Tensor:
@@ -55,9 +56,10 @@ class Trainer:
     without materialising [batch, k, d].
 
     BatchTopK's threshold is the least value chosen, averaged over the batches of the last SETTLING of the run
-    (arXiv:2412.06410). JumpReLU minimises log(loss) + price a, a = (active latents of the batch) / (B k): the paper's
-    penalty, whose weight is a Lagrange multiplier. Each step adds INTEGRAL log(a) to it, and charges PROPORTIONAL
-    log(a) more itself; so where the mean of active latents settles it settles at k, whatever the layer and the width.
+    (arXiv:2412.06410). JumpReLU is held to B k active latents a batch as the decoder is held to unit rows. Its gradient
+    loses its part along the number of active latents, which is the paper's penalty with the Lagrange multiplier for a
+    weight: so thresholds move against each other, to where a latent more is worth most. Then all thresholds are scaled
+    alike towards the wanted number.
 
     Suffixes of names are dimensions: B tokens of the batch, D d_model, K latents, M columns of the codes (the code's,
     then AuxK's), G bands of W of the model's dimensions, T threads.
@@ -103,8 +105,6 @@ class Trainer:
         self.position = 0
         self.least = torch.zeros(2, dtype=torch.float64)
         """BatchTopK: sum of the least values chosen while the run settles, and of how many batches."""
-        self.price = torch.ones((), dtype=torch.float64)
-        """JumpReLU: what its past has made of the price."""
         self._survival = settings.survival().astype(np.float32)
         dtype = settings.encoder_dtype
         if dtype == "auto":
@@ -120,13 +120,7 @@ class Trainer:
         groups = {"parameter": self.parameters, "first": self.first, "second": self.second}
         tensors = {f"{group}.{k}": v.cpu() for group, values in groups.items() for k, v in values.items()}
         counters = {"silence": torch.from_numpy(self.silence), "energy": torch.from_numpy(self.energy)}
-        return {
-            **tensors,
-            **counters,
-            "position": torch.tensor(self.position),
-            "least": self.least,
-            "price": self.price,
-        }
+        return {**tensors, **counters, "position": torch.tensor(self.position), "least": self.least}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state()`."""
@@ -138,7 +132,6 @@ class Trainer:
         self.energy[:] = state["energy"].numpy()
         self.position = int(state["position"])
         self.least.copy_(state["least"])
-        self.price.copy_(state["price"])
         self._refresh()
 
     def sae(
@@ -311,9 +304,7 @@ class Trainer:
             self.first["pre_bias"].numpy(), self.second["pre_bias"].numpy(), step,
         )  # fmt: skip
         if self.settings.activation == "jumprelu":
-            active = np.count_nonzero(values_BM[:, :width]) / (n * k)
-            price = self._follow(active) * loss * weight / (n * k)
-            self._move_thresholds(indices_BM, values_BM, d_value_BM, width, price, step)
+            self._move_thresholds(indices_BM, values_BM, d_value_BM, width, n * k, step)
         elif self.settings.activation == "batchtopk":
             self._settle(least)
         return loss, full, aux
@@ -323,22 +314,21 @@ class Trainer:
         if self.position >= int((1 - SETTLING) * self.settings.steps):
             self.least += torch.tensor([least, 1.0])
 
-    def _follow(self, active: float) -> float:
-        """JumpReLU's price at this step; active: mean of the active latents, over the wanted number."""
-        excess = float(np.log(max(active, 1e-3)))
-        price = max(0.0, float(self.price) + PROPORTIONAL * excess)
-        self.price.copy_((self.price + INTEGRAL * excess).clamp_min(0))
-        return price
-
     def _move_thresholds(
-        self, indices_BM: np.ndarray, values_BM: np.ndarray, d_value_BM: np.ndarray, width: int, price: float,
+        self, indices_BM: np.ndarray, values_BM: np.ndarray, d_value_BM: np.ndarray, width: int, wanted: int,
         step: kernels.Adam,
     ) -> None:  # fmt: skip
+        """JumpReLU: see the class; `wanted` active latents of the batch."""
         log_K, first_K, second_K = (v["threshold"].numpy() for v in (self.parameters, self.first, self.second))
-        d_log_K, frozen = np.zeros_like(log_K), self.settings.frozen_at(self.position)
-        bandwidth = self.settings.bandwidth
-        kernels.threshold_gradient(indices_BM, values_BM, d_value_BM, width, np.exp(log_K), bandwidth, price, d_log_K)
-        kernels.adam(log_K[frozen:], d_log_K[frozen:], first_K[frozen:], second_K[frozen:], step)
+        d_loss_K, d_number_K = np.zeros((2, len(log_K)), dtype=np.float32)
+        bandwidth, frozen = self.settings.bandwidth, self.settings.frozen_at(self.position)
+        kernels.threshold_gradient(
+            indices_BM, values_BM, d_value_BM, width, np.exp(log_K), bandwidth, d_loss_K, d_number_K
+        )
+        multiplier = (d_loss_K @ d_number_K) / max(d_number_K @ d_number_K, np.float32(1e-30))
+        gradient_K = d_loss_K - multiplier * d_number_K
+        kernels.adam(log_K[frozen:], gradient_K[frozen:], first_K[frozen:], second_K[frozen:], step)
+        log_K[frozen:] += GAIN * np.log(max(1, np.count_nonzero(values_BM[:, :width])) / wanted)
 
     @torch.no_grad()
     def _step_torch(self, acts_BD: Tensor, k: int, dead: np.ndarray, weight: float) -> tuple[float, float, float]:
