@@ -23,7 +23,8 @@ from antibody_sae.sae.settings import Settings
 
 FLOOR = 0.9
 """Of BatchTopK, as a share of the last batch's least value: a quarter more entries than needed reach it."""
-Look = Callable[[slice, Tensor, np.ndarray], None]
+Look = Callable[[slice, Tensor, Tensor | None], None]
+"""What AuxK makes of some rows: (rows, their pre-activations less what the last one [K] says, that)."""
 
 
 class Chosen(NamedTuple):
@@ -63,9 +64,10 @@ class Chooser:
         aux = min(self.settings.aux_k, len(dead))
         dead_BA, values_BA = self._rectangle(len(acts_BD), aux)
 
-        def beside(tile: slice, hidden_BK: Tensor, keys_BK: np.ndarray) -> None:
+        def beside(tile: slice, hidden_BK: Tensor, less_K: Tensor | None = None) -> None:
             if aux:
-                selection.select_topk(keys_BK, aux, dead, dead_BA[tile])
+                hidden_BK = hidden_BK if less_K is None else hidden_BK + less_K.to(hidden_BK.dtype)
+                selection.select_topk(self._keys(hidden_BK), aux, dead, dead_BA[tile])
                 self._fill(acts_BD[tile], hidden_BK, dead_BA[tile], values_BA[tile])
 
         ways = {"batchtopk": self._of_batch, "jumprelu": self._above_thresholds}
@@ -83,10 +85,9 @@ class Chooser:
 
         def look(tile: slice) -> None:
             hidden_BK = self._product(acts_BD[tile])
-            keys_BK = sort_keys(hidden_BK.abs() if self._signed else hidden_BK)
-            selection.select_topk(keys_BK, k, _ALL_LATENTS, indices_BM[tile])
+            selection.select_topk(self._keys(hidden_BK), k, _ALL_LATENTS, indices_BM[tile])
             self._fill(acts_BD[tile], hidden_BK, indices_BM[tile], values_BM[tile])
-            beside(tile, hidden_BK, keys_BK)
+            beside(tile, hidden_BK, None)
 
         self._each_tile(len(acts_BD), look)
         return indices_BM, values_BM, 0.0
@@ -102,7 +103,7 @@ class Chooser:
             room = np.empty(keys_BK.size + 1, np.int32), np.empty(keys_BK.size + 1, keys_BK.dtype)
             m = selection.reaching(keys_BK, bound, k, counts_B[tile], *room)
             found[tile.start] = room[0][:m].copy(), room[1][:m].copy()
-            beside(tile, hidden_BK, keys_BK)
+            beside(tile, hidden_BK, None)
 
         while True:
             bound = max(1, int(sort_keys(torch.tensor([self._floor], dtype=self.encoder.dtype))[0]))
@@ -114,36 +115,36 @@ class Chooser:
         wanted = min(n * k, len(keys))
         limit = np.partition(keys, len(keys) - wanted)[len(keys) - wanted] if wanted else keys.dtype.type(1)
         left = selection.cut(counts_B, indices, keys, limit, wanted - np.count_nonzero(keys > limit))
-        numbers = (keys[:left].astype(np.int32) << 16 if self._half else keys[:left]).view(np.float32)
+        numbers = self._numbers(keys[:left])
         least = float(numbers.min()) if wanted == n * k else 0.0
         self._floor = FLOOR * least
         indices_BM, values_BM = self._spread(counts_B, indices, numbers)
         if self._half:
-            self._each_tile(n, lambda tile: self._fill(acts_BD[tile], None, indices_BM[tile], values_BM[tile]))
+            self._fill_all(acts_BD, indices_BM, values_BM)
         return indices_BM, values_BM, least
 
     def _above_thresholds(self, acts_BD: Tensor, k: int, beside: Look) -> tuple[np.ndarray, np.ndarray, float]:
-        threshold_K = self.parameters["threshold"].exp().numpy()
-        lowest_K = threshold_K - np.float32(self.settings.bandwidth / 2)
-        # how far a bfloat16 product may lie off, for a token of norm 1
-        slack_K = np.linalg.norm(self._weight, axis=1) * np.float32(2**-7 if self._half else 0)
+        """With the biases lowered by what a pre-activation must exceed, those that do are positive."""
+        threshold_K = self.parameters["threshold"].exp()
+        lowest_K = threshold_K - self.settings.bandwidth / 2
         counts_B = np.empty(len(acts_BD), dtype=np.int64)
         found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
         def look(tile: slice) -> None:
-            hidden_BK = self._product(acts_BD[tile])
-            room = np.empty(hidden_BK.numel(), np.int32), np.empty(hidden_BK.numel(), np.float32)
-            m = selection.above(
-                hidden_BK.float().numpy(), slack_K, acts_BD[tile].numpy(), self._weight, self._bias, lowest_K,
-                counts_B[tile], *room,
-            )  # fmt: skip
+            beyond_BK = self._product(acts_BD[tile], lowest_K)
+            keys_BK = sort_keys(beyond_BK)
+            room = np.empty(keys_BK.size + 1, np.int32), np.empty(keys_BK.size + 1, keys_BK.dtype)
+            m = selection.reaching(keys_BK, 1, k, counts_B[tile], *room)
             found[tile.start] = room[0][:m].copy(), room[1][:m].copy()
-            beside(tile, hidden_BK, sort_keys(hidden_BK))
+            beside(tile, beyond_BK, lowest_K)
 
         self._each_tile(len(acts_BD), look)
-        indices, values = (np.concatenate([found[start][i] for start in sorted(found)]) for i in range(2))
-        values[values <= threshold_K[indices]] = 0
-        return *self._spread(counts_B, indices, values), 0.0
+        indices, keys = (np.concatenate([found[start][i] for start in sorted(found)]) for i in range(2))
+        indices_BM, values_BM = self._spread(counts_B, indices, self._numbers(keys) + lowest_K.numpy()[indices])
+        if self._half:
+            self._fill_all(acts_BD, indices_BM, values_BM)
+        values_BM[values_BM <= np.append(threshold_K.numpy(), np.inf)[indices_BM]] = 0
+        return indices_BM, values_BM, 0.0
 
     # -- what they share -----------------------------------------------------------------------------------------
 
@@ -157,10 +158,20 @@ class Chooser:
 
         self.each_thread(part)
 
-    def _product(self, acts_BD: Tensor) -> Tensor:
-        """[B, K] pre-activations in the number type of `encoder`."""
-        dtype = self.encoder.dtype
-        return preactivations(acts_BD.to(dtype), self.encoder, self.parameters["bias"].to(dtype))
+    def _product(self, acts_BD: Tensor, less_K: Tensor | None = None) -> Tensor:
+        """[B, K] pre-activations, less `less_K`, in the number type of `encoder`."""
+        dtype, bias_K = self.encoder.dtype, self.parameters["bias"]
+        return preactivations(
+            acts_BD.to(dtype), self.encoder, (bias_K if less_K is None else bias_K - less_K).to(dtype)
+        )
+
+    def _keys(self, hidden_BK: Tensor) -> np.ndarray:
+        return sort_keys(hidden_BK.abs() if self._signed else hidden_BK)
+
+    def _numbers(self, keys: np.ndarray) -> np.ndarray:
+        """The float32 numbers whose sort keys these are."""
+        numbers: np.ndarray = (keys.astype(np.int32) << 16 if self._half else keys).view(np.float32)
+        return numbers
 
     def _fill(self, acts_BD: Tensor, hidden_BK: Tensor | None, indices_BM: np.ndarray, values_BM: np.ndarray) -> None:
         """The values at chosen indices; those that enter the reconstruction never come from a bfloat16 product."""
@@ -169,6 +180,9 @@ class Chooser:
             selection.activations(acts_BD.numpy(), self._weight, self._bias, indices_BM, lowest, values_BM)
         else:
             selection.take(hidden_BK.numpy(), indices_BM, lowest, values_BM)
+
+    def _fill_all(self, acts_BD: Tensor, indices_BM: np.ndarray, values_BM: np.ndarray) -> None:
+        self._each_tile(len(acts_BD), lambda tile: self._fill(acts_BD[tile], None, indices_BM[tile], values_BM[tile]))
 
     def _spread(self, counts_B: np.ndarray, indices: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         indices_BM, values_BM = self._rectangle(len(counts_B), int(counts_B.max()))
