@@ -174,6 +174,16 @@ class Trainer:
 
     def step(self, x: Tensor) -> StepLog:
         """Train on raw activations x [batch, d_model]."""
+        if self.device.type != "cpu":
+            return self._step(x)
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # torch's own threads spin for a while after their work, where ours have theirs to do
+        try:
+            return self._step(x)
+        finally:
+            torch.set_num_threads(before)
+
+    def _step(self, x: Tensor) -> StepLog:
         settings, s = self.settings, self.position
         y = x.to(self.device, torch.float32) * (1 / self.scale) - self.parameters["pre_bias"]
         variance = float((y - y.mean(0)).square().sum()) if settings.loss == "fvu" else float(y.numel())
@@ -235,14 +245,7 @@ class Trainer:
 
     def _each_thread(self, work: Callable[[int], Any]) -> list[Any]:
         """work(0), ..., work(threads - 1), side by side; torch keeps to one thread in each."""
-        if self.threads > 1:
-            return list(self._pool.map(work, range(self.threads)))
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return [work(0)]
-        finally:
-            torch.set_num_threads(before)
+        return list(self._pool.map(work, range(self.threads))) if self.threads > 1 else [work(0)]
 
     def _step_cpu(self, acts_BD: Tensor, k: int, dead: np.ndarray, weight: float) -> tuple[float, float, float]:
         rows, first, second = self._rows
