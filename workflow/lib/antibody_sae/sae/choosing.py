@@ -27,7 +27,7 @@ Look = Callable[[slice, Tensor, Tensor | None], None]
 """What AuxK makes of some rows: (rows, their pre-activations less what the last one [K] says, that)."""
 
 
-class Chosen(NamedTuple):
+class BatchCodes(NamedTuple):
     """The codes of a batch, and beside them AuxK's: the largest of each token's dead latents."""
 
     indices: np.ndarray
@@ -59,7 +59,7 @@ class Chooser:
         self._signed = settings.activation == "abstopk"
         self._floor = 0.0
 
-    def __call__(self, acts_BD: Tensor, k: int, dead: np.ndarray) -> Chosen:
+    def __call__(self, acts_BD: Tensor, k: int, dead: np.ndarray) -> BatchCodes:
         """The codes of the batch; dead: latents that AuxK may use."""
         aux = min(self.settings.aux_k, len(dead))
         dead_BA, values_BA = self._rectangle(len(acts_BD), aux)
@@ -76,7 +76,7 @@ class Chooser:
         width = indices_BM.shape[1]
         if aux:
             indices_BM, values_BM = np.hstack([indices_BM, dead_BA]), np.hstack([values_BM, values_BA])
-        return Chosen(indices_BM, values_BM, width, least)
+        return BatchCodes(indices_BM, values_BM, width, least)
 
     # -- the ways ------------------------------------------------------------------------------------------------
 

@@ -328,10 +328,11 @@ class Trainer:
         kernels.threshold_gradient(
             indices_BM, values_BM, d_value_BM, width, np.exp(log_K), bandwidth, d_loss_K, d_number_K
         )
-        multiplier = (d_loss_K @ d_number_K) / max(d_number_K @ d_number_K, np.float32(1e-30))
-        gradient_K = d_loss_K - multiplier * d_number_K
+        multiplier = float(d_loss_K @ d_number_K) / max(float(d_number_K @ d_number_K), 1e-30)
+        gradient_K = d_loss_K - np.float32(multiplier) * d_number_K
         kernels.adam(log_K[frozen:], gradient_K[frozen:], first_K[frozen:], second_K[frozen:], step)
-        log_K[frozen:] += GAIN * np.log(max(1, np.count_nonzero(values_BM[:, :width])) / wanted)
+        active = int(np.count_nonzero(values_BM[:, :width]))
+        log_K[frozen:] += np.float32(GAIN * np.log(max(1, active) / wanted))
 
     @torch.no_grad()
     def _step_torch(self, acts_BD: Tensor, k: int, dead: np.ndarray, weight: float) -> tuple[float, float, float]:
