@@ -17,6 +17,39 @@ def dense_prefix_loss(y, code, decoder, p):
     return sum(p[i] * (y - code[:, : i + 1] @ decoder[: i + 1]).square().sum() for i in range(len(p)))
 
 
+class _Jump(torch.autograd.Function):
+    """(h [h > t], [h > t]) with the derivatives of arXiv:2407.14435, equations 11 and 12."""
+
+    @staticmethod
+    def forward(ctx, hidden, threshold, bandwidth):
+        ctx.save_for_backward(hidden, threshold)
+        ctx.bandwidth = bandwidth
+        on = (hidden > threshold).to(hidden)
+        return hidden * on, on
+
+    @staticmethod
+    def backward(ctx, d_value, d_on):
+        hidden, threshold = ctx.saved_tensors
+        near = ((hidden - threshold) / ctx.bandwidth).abs() < 0.5
+        d_threshold = -(near * (threshold * d_value + d_on) / ctx.bandwidth).sum(0)
+        return d_value * (hidden > threshold), d_threshold, None
+
+
+def dense_code(activation, hidden, k, threshold=None, bandwidth=None):
+    """(code [n, latents], active latents of the batch) of pre-activations hidden [n, latents]; differentiable."""
+    if activation == "jumprelu":
+        code, on = _Jump.apply(hidden, threshold, bandwidth)
+        return code, on.sum()
+    size = hidden.abs() if activation == "abstopk" else hidden.relu()
+    mask = torch.zeros_like(hidden)
+    if activation == "batchtopk":
+        mask.view(-1)[size.flatten().topk(k * len(hidden)).indices] = 1.0
+    else:
+        mask.scatter_(1, size.topk(k).indices, 1.0)
+    code = (hidden if activation == "abstopk" else size) * mask
+    return code, (code != 0).sum()
+
+
 def rate_gradient(
     model: AntibodyModel, layer: int, antibodies: pd.DataFrame, labels: Labels, panel: Panel, where: Where, most: int
 ) -> Tensor:

@@ -11,6 +11,7 @@ from antibody_sae.io import write_json, write_safetensors
 D = 16
 SMALL = {"latents": 48, "k": 4, "batch_size": 64, "tokens": 64 * 60, "dead_after": 500, "learning_rate": 3e-3}
 ARCHITECTURES = ("topk", "ordered", "matryoshka")
+ACTIVATIONS = ("topk", "batchtopk", "abstopk", "jumprelu")
 
 
 def data(n: int, seed: int = 0) -> torch.Tensor:

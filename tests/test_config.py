@@ -96,6 +96,7 @@ def test_the_schema_offers_what_there_is():
     from antibody_sae.designs import judges, liabilities
     from antibody_sae.numbering import anarci
     from antibody_sae.sae.prefixes import ARCHITECTURES, LAWS
+    from antibody_sae.sae.settings import ACTIVATIONS
     from antibody_sae.steering.criteria import CRITERIA
 
     schema = config._schema()
@@ -104,6 +105,7 @@ def test_the_schema_offers_what_there_is():
     limits = design["constraints"]["properties"]["liabilities"]
     for names, offered in (
         (sae["architecture"]["enum"], ARCHITECTURES),
+        (sae["activation"]["enum"], ACTIVATIONS),
         (sae["law"]["enum"], LAWS),
         (parts["criterion"]["enum"], CRITERIA),
         (parts["region"]["enum"], REGIONS),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -98,9 +100,11 @@ def test_rows_of_a_batch_carry_their_own_interventions_and_others_keep_their_bit
     assert any(all_steered[r] != alone[r] for r in range(8))
 
 
+@pytest.mark.parametrize("threshold", [None, 0.5])
 @pytest.mark.parametrize("strengths", [{0: 1.5}, {0: 0.0}, {0: -1.0, 1: 2.0}])
-def test_clamp_is_decode_of_the_clamped_code_minus_decode_of_the_code(model, sae, strengths):
+def test_clamp_is_decode_of_the_clamped_code_minus_decode_of_the_code(model, sae, strengths, threshold):
     """On tokens where the latent is known to be active, and on those where it is not; the SAE's error stays."""
+    sae = sae if threshold is None else replace(sae, threshold=torch.full((40,), threshold))
     (first, _, _), *_ = captured(model, Edit(model, [Intervention()]))
     codes = sae.encode(first.flatten(0, 1))
     counts = torch.bincount(codes.indices.flatten()[codes.values.flatten() > 0].long(), minlength=40)

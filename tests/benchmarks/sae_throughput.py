@@ -36,6 +36,18 @@ FRACTIONS = [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2]
 DTYPES = ("float32", "bfloat16") if hardware.bfloat16_in_hardware() else ("float32",)
 """Of our encoder."""
 RATES = (1 / 4, 1 / 2, 1, 4 / 3)
+TYPES: dict[str, dict[str, Any]] = {
+    "topk": {},
+    "ordered": {"architecture": "ordered"},
+    "matryoshka": {"architecture": "matryoshka"},
+    "batchtopk": {"activation": "batchtopk"},
+    "ordered batchtopk": {"architecture": "ordered", "activation": "batchtopk"},
+    "abstopk": {"activation": "abstopk"},
+    "jumprelu": {"activation": "jumprelu"},
+}
+"""Ours."""
+SHARED = ("topk", "matryoshka", "batchtopk", "jumprelu")
+"""Those that both peers have."""
 
 
 def load(folder: Path, d: int, n: int = 200_000) -> Tensor:
@@ -46,41 +58,52 @@ def load(folder: Path, d: int, n: int = 200_000) -> Tensor:
     return torch.cat([x[1:], x[:-1, : d - x.shape[1]]], 1) if d > x.shape[1] else x
 
 
-def ours(architecture: str, d: int, latents: int, k: int, batch: int, steps: int, dtype: str, x: Tensor) -> Trainer:
+def ours(kind: str, d: int, latents: int, k: int, batch: int, steps: int, dtype: str, x: Tensor) -> Trainer:
     settings = Settings(
-        architecture=architecture, latents=latents, k=k, batch_size=batch, tokens=batch * steps, encoder_dtype=dtype,
+        **TYPES[kind], latents=latents, k=k, batch_size=batch, tokens=batch * steps, encoder_dtype=dtype,
         k_warmup=0.0, dead_after=10_000_000,  # as in dictionary_learning: AuxK on, no latent dead yet
     )  # fmt: skip
     return Trainer(settings, x[:16384], 1.0, threads=torch.get_num_threads())
 
 
 def dictionary_learning(
-    architecture: str, d: int, latents: int, k: int, batch: int, steps: int, rate: float | None = Settings.learning_rate
+    kind: str, d: int, latents: int, k: int, batch: int, steps: int, rate: float | None = Settings.learning_rate
 ) -> tuple[Step, Step]:
     """(training step, reconstruction) of dictionary_learning's trainer; rate None: its own, which follows the width."""
+    from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
+    from dictionary_learning.trainers.jumprelu import JumpReluTrainer
     from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKTrainer
     from dictionary_learning.trainers.top_k import TopKTrainer
 
     common = {
-        "steps": steps, "activation_dim": d, "dict_size": latents, "k": k, "layer": 2, "lm_name": "iglm",
-        "device": "cpu", "lr": rate, "warmup_steps": int(Settings.warmup * steps), "seed": 0,
+        "steps": steps, "activation_dim": d, "dict_size": latents, "layer": 2, "lm_name": "iglm", "device": "cpu",
+        "lr": rate, "warmup_steps": int(Settings.warmup * steps), "seed": 0,
         "decay_start": int((1 - Settings.decay) * steps),
     }  # fmt: skip
-    if architecture == "matryoshka":
-        trainer = MatryoshkaBatchTopKTrainer(group_fractions=FRACTIONS, **common)
-    else:
-        trainer = TopKTrainer(**common)
     counter = iter(range(10**9))
+    if kind == "jumprelu":
+        if rate is None:
+            del common["lr"]
+        jump = JumpReluTrainer(target_l0=k, sparsity_warmup_steps=int(0.2 * steps), **common)
+        return lambda x: jump.update(next(counter), x), lambda x: jump.ae(x)
+    if kind == "matryoshka":
+        trainer = MatryoshkaBatchTopKTrainer(group_fractions=FRACTIONS, k=k, **common)
+    else:
+        trainer = {"topk": TopKTrainer, "batchtopk": BatchTopKTrainer}[kind](k=k, **common)
     ae = trainer.ae  # its threshold needs 1,000 steps to settle; both classes also select k of the (batch's) codes
     return lambda x: trainer.update(next(counter), x), lambda x: ae.decode(ae.encode(x, use_threshold=False))
 
 
 def saelens(
-    architecture: str, d: int, latents: int, k: int, batch: int, steps: int, rate: float | None = Settings.learning_rate
+    kind: str, d: int, latents: int, k: int, batch: int, steps: int, rate: float | None = Settings.learning_rate
 ) -> tuple[Step, Step]:
     """(training step, reconstruction) of SAELens' trainer (its use_sparse_activations has no CPU backward); rate None:
     its own default, 3e-4."""
     from sae_lens import (
+        BatchTopKTrainingSAE,
+        BatchTopKTrainingSAEConfig,
+        JumpReLUTrainingSAE,
+        JumpReLUTrainingSAEConfig,
         MatryoshkaBatchTopKTrainingSAE,
         MatryoshkaBatchTopKTrainingSAEConfig,
         TopKTrainingSAE,
@@ -92,17 +115,21 @@ def saelens(
     common = {
         "d_in": d,
         "d_sae": latents,
-        "k": k,
         "device": "cpu",
         "dtype": "float32",
     }
     torch.manual_seed(0)
     sae: Any
-    if architecture == "matryoshka":
+    if kind == "matryoshka":
         widths = (np.cumsum(FRACTIONS) * latents).astype(int).tolist()
-        sae = MatryoshkaBatchTopKTrainingSAE(MatryoshkaBatchTopKTrainingSAEConfig(matryoshka_widths=widths, **common))
+        config_of = MatryoshkaBatchTopKTrainingSAEConfig(matryoshka_widths=widths, k=k, **common)
+        sae = MatryoshkaBatchTopKTrainingSAE(config_of)
+    elif kind == "batchtopk":
+        sae = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(k=k, **common))
+    elif kind == "jumprelu":
+        sae = JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(**common))
     else:
-        sae = TopKTrainingSAE(TopKTrainingSAEConfig(**common))
+        sae = TopKTrainingSAE(TopKTrainingSAEConfig(k=k, **common))
     config = SAETrainerConfig(
         n_checkpoints=0, checkpoint_path=None, save_final_checkpoint=False, total_training_samples=batch * steps,
         device="cpu", autocast=False, lr=rate or 3e-4, lr_end=0.0, lr_scheduler_name="constant",
@@ -168,20 +195,22 @@ def measure(folder: Path, d: int, latents: int, k: int, batch: int, rounds: int)
     steps = 4 * (rounds + 1)
     contestants: dict[str, Step] = {}
     for dtype in DTYPES:
-        for architecture in ("topk", "ordered", "matryoshka"):
-            trainer = ours(architecture, d, latents, k, batch, steps, dtype, x)
-            contestants[f"{architecture} {dtype}"] = trainer.step
-    for architecture in ("topk", "matryoshka"):
-        shape = (architecture, d, latents, k, batch, steps)
-        contestants[f"dictionary_learning {architecture}"] = dictionary_learning(*shape)[0]
-        contestants[f"saelens {architecture}"] = saelens(*shape)[0]
+        for kind in TYPES:
+            contestants[f"{kind} {dtype}"] = ours(kind, d, latents, k, batch, steps, dtype, x).step
+    for kind in SHARED:
+        shape = (kind, d, latents, k, batch, steps)
+        contestants[f"dictionary_learning {kind}"] = dictionary_learning(*shape)[0]
+        contestants[f"saelens {kind}"] = saelens(*shape)[0]
     weight, out = torch.randn(latents, d), torch.empty(batch, latents)
     contestants["encoder matmul"] = lambda y: torch.mm(y, weight.T, out=out)
     s = time_in_turns(contestants, x, batch, rounds)
     matryoshka = min(s["dictionary_learning matryoshka"], s["saelens matryoshka"])
     ratios = {
-        "topk_vs_dictionary_learning": {t: s["dictionary_learning topk"] / s[f"topk {t}"] for t in DTYPES},
-        "topk_vs_saelens": {t: s["saelens topk"] / s[f"topk {t}"] for t in DTYPES},
+        f"{kind}_vs_{peer}": {t: s[f"{peer} {kind}"] / s[f"{kind} {t}"] for t in DTYPES}
+        for kind in SHARED
+        for peer in ("dictionary_learning", "saelens")
+    }
+    ratios |= {
         "ordered_vs_matryoshka": {t: matryoshka / s[f"ordered {t}"] for t in DTYPES},
         "ordered_cost": {t: s[f"ordered {t}"] / s[f"topk {t}"] for t in DTYPES},
         "topk_step_over_encoder_matmul": {t: s[f"topk {t}"] / s["encoder matmul"] for t in DTYPES},
@@ -200,15 +229,15 @@ def prefixes(folder: Path) -> dict[str, Any]:
 
 
 def quality(folder: Path, latents: int, k: int, batch: int, steps: int) -> dict[str, float]:
-    """FVU on held-out rows after `steps` steps of each TopK and Matryoshka contestant: same batches, same schedule, the
-    peers at their own learning rate and at RATES of ours."""
+    """FVU on held-out rows after `steps` steps of each contestant with k latents a token: same batches, same schedule,
+    the peers at their own learning rate and at RATES of ours (JumpReLU's number of latents would not be the same)."""
     x = load(folder, 512)
     block = torch.arange(len(x)) // 1000 % 5 == 0
     x, held_out = x[~block], x[block]
     variance = (held_out - held_out.mean(0)).square().sum()
     result = {}
     contestants: dict[str, tuple[Step, Step]] = {}
-    for name in ("topk", "ordered", "matryoshka"):
+    for name in TYPES:
         for dtype in DTYPES:
             trainer = ours(name, 512, latents, k, batch, steps, dtype, x)
 
@@ -217,7 +246,7 @@ def quality(folder: Path, latents: int, k: int, batch: int, steps: int) -> dict[
                 return sae.decode(sae.encode(y))
 
             contestants[f"{name} {dtype}"] = trainer.step, reconstruct
-    for name in ("topk", "matryoshka"):
+    for name in SHARED[:-1]:
         for rate in (None, *(Settings.learning_rate * share for share in RATES)):
             shape = (name, 512, latents, k, batch, steps, rate)
             contestants[f"dictionary_learning {name} {rate or 'own rate'}"] = dictionary_learning(*shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from antibody_sae.sae import kernels
+from antibody_sae.sae import kernels, selection
 from antibody_sae.sae.model import sort_keys
 from antibody_sae.sae.prefixes import survival
 from hypothesis import given, settings
@@ -73,9 +73,9 @@ def test_loss_and_every_gradient_equal_autograd_over_all_prefixes(case):
     keys = sort_keys(torch.tensor(pre, dtype=torch.float32))
     indices = np.empty((n, k + aux_k), dtype=np.int32)
     values, d_values = np.empty((n, k + aux_k)), np.empty((n, k + aux_k))
-    kernels.select_topk(keys, k, NONE, indices)
-    kernels.select_topk(keys, aux_k, dead, indices[:, k:])
-    kernels.activations(target, parameters["encoder"], parameters["bias"], indices, 0, k + aux_k, values)
+    selection.select_topk(keys, k, NONE, indices)
+    selection.select_topk(keys, aux_k, dead, indices[:, k:])
+    selection.activations(target, parameters["encoder"], parameters["bias"], indices, 0, values)
     d_values[:] = 0
     ours, full, ours_aux = 0.0, 0.0, 0.0
     packed, decoder, left, unused = (bands(a) for a in (target, parameters["decoder"], target, target))
@@ -120,7 +120,7 @@ def test_selection_is_torch_topk_of_the_positive_entries_in_order_of_index(laten
     pre[2] = pre[2].round()  # many ties
     pre = pre.bfloat16() if half else pre
     indices = np.empty((3, k), dtype=np.int32)
-    kernels.select_topk(sort_keys(pre), k, NONE, indices)
+    selection.select_topk(sort_keys(pre), k, NONE, indices)
     for row, chosen in zip(pre, indices, strict=True):
         found = chosen[chosen < latents]
         assert (np.diff(found) > 0).all()
@@ -137,7 +137,7 @@ def test_selection_among_allowed_latents_only():
     pre = torch.randn(50, 300, generator=torch.Generator().manual_seed(0))
     allowed = np.arange(5, 300, 7)
     indices = np.full((50, 12), -1, dtype=np.int32)
-    kernels.select_topk(sort_keys(pre), 10, allowed, indices)
+    selection.select_topk(sort_keys(pre), 10, allowed, indices)
     want = torch.tensor(allowed)[pre[:, allowed].topk(10).indices].sort(1).values
     assert (pre[:, allowed].topk(10).values > 0).all()
     np.testing.assert_array_equal(indices[:, :10], want)

@@ -80,8 +80,57 @@ def test_fewer_than_k_positive_latents_leave_zeros(x):
     torch.testing.assert_close(scattered(codes, LATENTS), code.float(), atol=1e-5, rtol=1e-5)
 
 
-def test_prefix_errors_end_at_the_reconstruction(x):
-    sae = make_sae()
+def thresholded(seed: int = 0) -> SAE:
+    """Most tokens have a few active latents, some have none."""
+    return replace(make_sae(seed), threshold=2.5 + torch.rand(LATENTS, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_latents_above_their_threshold_are_the_code_and_as_many_as_there_are(x):
+    sae = thresholded()
+    hidden = (x.double() - sae.pre_bias) / sae.scale @ sae.encoder_weight.double().T + sae.encoder_bias
+    code = torch.where(hidden > sae.threshold, hidden, 0)
+    active = (code > 0).sum(1)
+    codes = sae.encode(x)
+    assert active.min() < K < active.max() == codes.indices.shape[1]
+    torch.testing.assert_close(scattered(codes, LATENTS), code.float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sae.decode(codes), (sae.pre_bias + sae.scale * code @ sae.directions.double()).float())
+    assert (codes.indices.diff(dim=1)[codes.values[:, 1:] > 0] > 0).all(), "active latents ascend"
+    assert (codes.indices[codes.values == 0] == 0).all()
+
+
+def test_a_threshold_decides_alike_however_many_rows_are_encoded(x):
+    sae = thresholded()
+    y = sae.center(x)
+    sae.threshold[:] = (y @ sae.encoder_weight.T + sae.encoder_bias)[3].clamp(min=0.1)  # row 3 lies on every one
+    whole = scattered(sae.encode(x), LATENTS)
+    assert 0 < (whole[3] > 0).sum() < (sae.threshold > 0.1).sum()
+    for rows in (slice(0, 4), slice(3, 4), slice(2, 301)):
+        assert torch.equal(scattered(sae.encode(x[rows]), LATENTS), whole[rows])
+
+
+def test_no_latent_above_its_threshold_and_no_row_leave_one_empty_column(x):
+    sae = replace(make_sae(), threshold=torch.full((LATENTS,), 1e3))
+    for rows in (x, x[:0]):
+        codes = sae.encode(rows)
+        assert codes.indices.shape == codes.values.shape == (len(rows), 1)
+        assert not codes.values.any()
+        assert torch.equal(sae.decode(codes), sae.pre_bias.expand(len(rows), D))
+
+
+def test_thresholds_are_kept_reordered_and_checked(tmp_path, x):
+    sae = thresholded()
+    sae.save(tmp_path)
+    assert torch.equal(SAE.load(tmp_path).threshold, sae.threshold)
+    order = np.random.default_rng(0).permutation(LATENTS)
+    assert torch.equal(scattered(reordered(sae, order).encode(x), LATENTS), scattered(sae.encode(x), LATENTS)[:, order])
+    for bad in (-torch.ones(LATENTS), torch.full((LATENTS,), torch.nan), torch.ones(LATENTS + 1)):
+        with pytest.raises(InputError, match=f"threshold must be {LATENTS} numbers >= 0"):
+            replace(sae, threshold=bad)
+
+
+@pytest.mark.parametrize("make", [make_sae, thresholded])
+def test_prefix_errors_end_at_the_reconstruction(x, make):
+    sae = make()
     codes = sae.encode(x)
     errors, cosines = prefix_errors(sae, x, codes)
     reconstruction = sae.decode(codes)
@@ -238,8 +287,9 @@ def test_a_latent_is_found_again_in_another_seed_and_its_control_is_as_dense():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_agrees_with_cpu(x):
-    sae = make_sae()
+@pytest.mark.parametrize("make", [make_sae, thresholded])
+def test_gpu_agrees_with_cpu(x, make):
+    sae = make()
     ours, theirs = sae.encode(x), sae.to("cuda").encode(x)
     torch.testing.assert_close(
         scattered(type(theirs)(*(t.cpu() for t in theirs)), LATENTS), scattered(ours, LATENTS), atol=1e-4, rtol=1e-4

@@ -10,18 +10,20 @@ from antibody_sae.sae import settings as training_settings
 from antibody_sae.sae.evaluation import prefix_errors
 from antibody_sae.sae.settings import Settings
 from antibody_sae.sae.trainer import Trainer
-from reference import dense_prefix_loss
-from sae_world import ARCHITECTURES, SMALL, data
+from reference import dense_code, dense_prefix_loss
+from sae_world import ACTIVATIONS, ARCHITECTURES, SMALL, data
 
 
+@pytest.mark.parametrize("activation", ["topk", "batchtopk", "abstopk"])
 @pytest.mark.parametrize("loss", ["log", "mean", "fvu"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_kernels_and_torch_take_the_same_steps(architecture, loss):
+def test_kernels_and_torch_take_the_same_steps(architecture, loss, activation):
     """The GPU's path, here on the CPU, against the kernels: AuxK, sweeping, annealing and all."""
     x = data(400)
     settings = Settings(
         **{**SMALL, "tokens": 64 * 12},
         architecture=architecture,
+        activation=activation,
         loss=loss,
         sweep=0.6,
         aux_k=7,
@@ -43,30 +45,106 @@ def test_kernels_and_torch_take_the_same_steps(architecture, loss):
         torch.testing.assert_close(value, reference.parameters[name], atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("loss", ["log", "mean"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_step_follows_the_gradient_of_the_log_of_the_loss(architecture):
-    """Adam's first moment after one step is 0.1 of the gradient of log(loss) + AuxK, here by float64 autograd."""
+def test_a_step_follows_the_gradient_of_the_objective(architecture, activation, loss):
+    """Adam's first moment after one step is 0.1 of the gradient of log(loss) + AuxK, here by dense float64 autograd (of
+    the loss itself with `mean`). JumpReLU's thresholds leave out what changes the number of latents."""
     x, dead = data(64), np.arange(10, 30)
-    settings = Settings(**SMALL, architecture=architecture, aux_k=3, k_warmup=0.0, encoder_dtype="float32")
+    settings = Settings(
+        **SMALL, architecture=architecture, activation=activation, loss=loss, aux_k=3, k_warmup=0.0,
+        encoder_dtype="float32",
+    )  # fmt: skip
     trainer = Trainer(settings, x, 1.3, seed=1)
     trainer.silence[dead] = 1000
+    if activation == "jumprelu":
+        trainer.parameters["threshold"] += torch.linspace(-0.4, 0.1, 48)
     leaf = {name: value.double().clone().requires_grad_() for name, value in trainer.parameters.items()}
     trainer.step(x)
 
     y = x.double() / 1.3 - leaf["pre_bias"]
     hidden = y @ leaf["encoder"].T + leaf["bias"]
-    code = hidden.relu() * torch.zeros_like(hidden).scatter(1, hidden.topk(settings.k).indices, 1.0)
-    loss = dense_prefix_loss(y, code, leaf["decoder"], -np.diff(np.r_[settings.survival(), 0.0]))
+    threshold = leaf["threshold"].exp() if activation == "jumprelu" else None
+    code, active = dense_code(activation, hidden, settings.k, threshold, settings.bandwidth)
+    error = dense_prefix_loss(y, code, leaf["decoder"], -np.diff(np.r_[settings.survival(), 0.0]))
     residual = (y - code @ leaf["decoder"]).detach()
-    few = torch.zeros_like(hidden).scatter_(1, torch.tensor(dead)[hidden[:, dead].topk(3).indices], 1.0)
-    aux = (residual - (hidden.relu() * few) @ leaf["decoder"]).square().sum() / residual.square().sum()
-    (torch.log(loss) + settings.aux_weight * aux).backward()
+    of_dead, _ = dense_code("abstopk" if activation == "abstopk" else "topk", hidden[:, dead], 3)
+    aux = (residual - of_dead @ leaf["decoder"][dead]).square().sum() / residual.square().sum()
+    objective = torch.log(error) if loss == "log" else error / y.numel()
+    if activation == "jumprelu":
+        (number,) = torch.autograd.grad(active, leaf["threshold"], retain_graph=True)
+    (objective + settings.aux_weight * aux).backward()
     want = {name: value.grad for name, value in leaf.items()}
+    if activation == "jumprelu":
+        assert (number < 0).sum() > 24
+        want["threshold"] -= (want["threshold"] @ number) / (number @ number) * number
     decoder = leaf["decoder"].detach()
     want["decoder"] -= (want["decoder"] * decoder).sum(1, keepdim=True) * decoder
     for name, gradient in want.items():
         assert gradient.abs().max() > 0
         torch.testing.assert_close(trainer.first[name].double() / 0.1, gradient, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_state_taken_anywhere_continues_to_the_same_bits(activation, dtype):
+    x, settings = data(2000), Settings(**SMALL, architecture="ordered", activation=activation, encoder_dtype=dtype)
+    whole, first, resumed = (Trainer(settings, x, 1.3) for _ in range(3))
+    batch = [x[torch.randint(2000, (64,), generator=torch.Generator().manual_seed(step))] for step in range(60)]
+    for step in range(60):
+        whole.step(batch[step])
+        if step < 57:
+            first.step(batch[step])
+    resumed.load_state(first.state())
+    for step in range(57, 60):
+        resumed.step(batch[step])
+    for name, value in whole.state().items():
+        assert torch.equal(value, resumed.state()[name]), name
+    one, other = whole.sae({}), resumed.sae({})
+    assert (one.threshold is None) == (activation in ("topk", "abstopk"))
+    assert one.threshold is None or torch.equal(one.threshold, other.threshold)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_written_sae_is_the_one_that_was_trained(activation):
+    """Codes and reconstruction from the parameters as they were trained, densely in float64."""
+    x = data(3000)
+    trainer = Trainer(Settings(**SMALL, activation=activation, encoder_dtype="float32"), x, 1.3)
+    for step in range(60):
+        trainer.step(x[torch.randint(len(x), (64,), generator=torch.Generator().manual_seed(step))])
+    sae = trainer.sae({})
+    p = {name: value.double() for name, value in trainer.parameters.items()}
+    hidden = (x.double() / 1.3 - p["pre_bias"]) @ p["encoder"].T + p["bias"]
+    if activation == "batchtopk":
+        code = torch.where(hidden > float(trainer.least[0] / trainer.least[1]), hidden, 0)
+        assert trainer.least[1] == 6, "averaged over the last tenth of 60 steps"
+    else:
+        threshold = p["threshold"].exp() if activation == "jumprelu" else None
+        code, _ = dense_code(activation, hidden, 4, threshold, 0.2)
+    codes = sae.encode(x)
+    found = torch.zeros(len(x), sae.latents).scatter_add(1, codes.indices.long(), codes.values)
+    if activation == "abstopk":
+        assert sae.latents == 96
+        assert torch.equal(sae.directions[0::2], -sae.directions[1::2])
+        assert (code < 0).sum() > 0
+        found = found[:, 0::2] - found[:, 1::2]
+    torch.testing.assert_close(found, code.float(), atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(sae.decode(codes), (1.3 * (p["pre_bias"] + code @ p["decoder"])).float())
+
+
+@pytest.mark.parametrize("activation", ["batchtopk", "jumprelu"])
+@pytest.mark.parametrize("architecture", ["topk", "ordered"])
+def test_thresholds_leave_as_many_latents_as_were_asked_for(activation, architecture):
+    x = data(20_000)
+    settings = Settings(**SMALL | {"tokens": 64 * 1000}, activation=activation, architecture=architecture)
+    trainer = Trainer(settings, x, 1.3)
+    for step in range(1000):
+        trainer.step(x[torch.randint(16_000, (64,), generator=torch.Generator().manual_seed(step))])
+    codes = trainer.sae({}).encode(x[16_000:])
+    active = (codes.values > 0).sum(1)
+    assert active.double().mean() == pytest.approx(4, rel=0.1)
+    assert active.min() < 4 < active.max(), "tokens differ"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from antibody_sae.sae import SAE
 from conftest import copy_project
 
 pytestmark = pytest.mark.slow
@@ -45,13 +46,16 @@ def run(project, settings):
     return project.folder / "results" / settings["run"]
 
 
-def test_p_iggen_pairs_run_the_whole_workflow(root, tmp_path, p_iggen_stub):
+def test_p_iggen_pairs_and_every_activation_run_the_whole_workflow(root, tmp_path, p_iggen_stub):
     project = copy_project(root, tmp_path)
     pairs(150).to_csv(tmp_path / "pairs.csv", index=False)
     out = run(project, {
         **SMALL,
         "run": "pairs",
         "model": {"name": "p-iggen", "path": str(p_iggen_stub), "dtype": "float32"},
+        "saes": {**SMALL["saes"], "train": {"topk": None, "ordered": {"activation": "batchtopk"},
+                                            "abstopk": {"activation": "abstopk"},
+                                            "jumprelu": {"activation": "jumprelu"}}},
         "sequences": {"source": "file", "paths": ["pairs.csv"], "chains": "HL", "chunks": 1,
                       "columns": {"heavy": "vh", "light": "vl"}},
         "steering": {**SMALL["steering"], "targets": ["j-gene=IGHJ4"]},
@@ -65,6 +69,15 @@ def test_p_iggen_pairs_run_the_whole_workflow(root, tmp_path, p_iggen_stub):
     assert "region=L-CDR3" in names, "and the light one"
     effects = pd.concat(pd.read_parquet(p) for p in out.glob("steering/layer2/*/effects.parquet"))
     assert (effects[effects.kind == "none"].n > 0).all(), "random weights write nothing numberable, and that is said"
+    kinds = {"ordered": "ordered-batchtopk", "abstopk": "abstopk", "jumprelu": "jumprelu"}
+    saes = json.loads((out / "tables" / "summary.json").read_text())["saes"]
+    assert {sae["sae"]: sae["architecture"] for sae in saes} == kinds
+    for sae in saes:
+        trained = SAE.load(out / "saes" / "layer2" / f"{sae['sae']}-seed0")
+        assert trained.latents == sae["latents"] == (128 if sae["sae"] == "abstopk" else 64)
+        assert (trained.threshold is None) == (sae["sae"] == "abstopk")
+        assert sae["l0"] == pytest.approx(8, rel=0.5), "few steps, and still about as many as were asked for"
+        assert 0 < sae["fvu"] < 0.9
     assert (out / "report" / "index.html").is_file()
 
 

@@ -10,7 +10,7 @@ LABELS = pick("concepts", "bins", "metadata", "position_pairs")
 TARGETS = f"{OUT}/steering/targets.json"
 UNITS = [f"{sae}-seed{seed}" for sae in TRAINED for seed in SEEDS[sae]]
 STEERED = [
-    {"sae": sae, "architecture": SAES[sae]["architecture"], "seed": seed, "layer": layer}
+    {"sae": sae, "architecture": settings.kind_of(SAES[sae]), "seed": seed, "layer": layer}
     for layer in LAYERS
     for sae in TRAINED
     for seed in SEEDS[sae]

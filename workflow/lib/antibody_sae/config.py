@@ -205,6 +205,12 @@ def seeds(config: Config) -> dict[str, list[int]]:
     return {name: own.get("seeds") or shared or every for name, own in config["saes"]["train"].items()}
 
 
+def kind_of(sae: SAESection) -> str:
+    """An SAE's type, which figures are pooled by: its architecture and, but for topk, its activation."""
+    parts = [part for part in (sae["architecture"], sae["activation"]) if part != "topk"]
+    return "-".join(parts) or "topk"
+
+
 def control_of(sae: SAESection) -> str | None:
     """What an SAE is a control of claim 1 by: `untrained`, `random_model`, or None. A control is not steered."""
     return "random_model" if sae["random_model"] else None if sae["tokens"] else "untrained"

@@ -261,13 +261,16 @@ def _clamp_delta(sae: SAE, x: Tensor, latents: Tensor, targets: Tensor) -> Tenso
     """decode(clamped code) - decode(code) of activations x [n, d_model]; each row's latents and targets [n, m], nan
     for "leave".
 
-    A code is zero but for the k largest positive preactivations. So most rows need only their own latents'; where one
-    of these is positive, the whole preactivation says whether k others exceed it.
+    A code is zero but for the preactivations above their threshold, or for the k largest positive ones. So most rows
+    need only their own latents'; where one of these k is positive, the whole preactivation says whether k others exceed
+    it.
     """
     y = sae.center(x)
     now = ((y[:, None, :] * sae.encoder_weight[latents]).sum(-1) + sae.encoder_bias[latents]).clamp(min=0)
     unsure = (now > 0).any(1).nonzero()[:, 0]
-    if len(unsure):
+    if sae.threshold is not None:
+        now *= now > sae.threshold[latents]
+    elif len(unsure):
         every = preactivations(y[unsure], sae.encoder_weight, sae.encoder_bias)
         above = (every[:, None, :] > every.gather(1, latents[unsure])[:, :, None]).sum(-1)
         now[unsure] *= above < sae.k

@@ -104,6 +104,7 @@ class SAESection(TypedDict, total=False):
     """Settings of one SAE; `config.saes` fills in the keys that the user does not give."""
 
     architecture: str
+    activation: str
     latents: int
     k: int
     tokens: int
@@ -120,6 +121,7 @@ class SAESection(TypedDict, total=False):
     groups: int
     sort_every: int | None
     sweep: float
+    bandwidth: float
     aux_k: int
     aux_weight: float
     dead_after: int

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from antibody_sae.concepts.labels import Labels, residues_of
-from antibody_sae.concepts.rows import Csr, Floats, Ints, codes_csr
+from antibody_sae.concepts.rows import Csr, Floats, Ints
 from antibody_sae.concepts.scoring import pool
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ VIEWS = (("residue", "none"), ("antibody", "max"), ("antibody", "mean"))
 """(level, pool): a latent's values per residue, its largest per antibody, its mean per antibody."""
 ENCODE = 8192
 """Residues that are encoded together."""
+_ENTRY = np.dtype([("index", np.int32), ("value", np.float32)])
+"""An active latent of a residue."""
 _BLOCK = 65_536
 """Residues of a block; a larger cluster makes a larger one."""
 
@@ -50,36 +52,52 @@ class CodeBlock:
 
 
 class CodeFile:
-    """Sparse codes of residues in a temporary file that has no name, so nothing is left behind however the job ends."""
+    """Sparse codes of residues in a temporary file that has no name, so nothing is left behind however the job ends.
 
-    def __init__(self, ids: Ints, k: int, labels: Labels, folder: str | Path | None = None):
+    It holds the active entries alone, in the order they are written in; in memory is where each residue's start.
+    """
+
+    def __init__(self, ids: Ints, labels: Labels, folder: str | Path | None = None):
         self.ids = ids
-        """[n] residue_ids in order; row i of the file is residue ids[i]."""
+        """[n] residue_ids in order."""
         self.labels = labels
-        self._record = np.dtype([("indices", np.int32, (k,)), ("values", np.float32, (k,))])
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (lives as long as this object)
+        self._size = 0
+        self._place = np.zeros(len(ids), np.int64)
+        self._length = np.zeros(len(ids), np.int32)
         self._start = np.searchsorted(ids, labels.first)
         self._stop = np.searchsorted(ids, labels.first + labels.length)
 
     def write(self, ids: Ints, indices: Ints, values: Floats) -> None:
-        """Put rows [n, k] in their places, whatever order they come in."""
+        """Add the codes [n, m], of any width m, of residues in any order."""
         order = np.argsort(ids, kind="stable")
         rows = np.searchsorted(self.ids, ids[order])
-        records = np.empty(len(ids), self._record)
-        records["indices"], records["values"] = indices[order], values[order]
-        edges = np.flatnonzero(np.diff(rows, prepend=-2, append=-2) != 1)
-        for first, last in pairwise(edges):
-            os.pwrite(self._file.fileno(), records[first:last].tobytes(), int(rows[first]) * self._record.itemsize)
+        indices, values = indices[order], values[order]
+        active = values > 0
+        length = active.sum(1)
+        entries = np.empty(int(length.sum()), _ENTRY)
+        entries["index"], entries["value"] = indices[active], values[active]
+        self._place[rows] = self._size + np.cumsum(length) - length
+        self._length[rows] = length
+        os.pwrite(self._file.fileno(), entries.tobytes(), self._size * _ENTRY.itemsize)
+        self._size += len(entries)
 
     def residues(self, antibody: int) -> Ints:
         """residue_ids of an antibody."""
         return self.ids[self._start[antibody] : self._stop[antibody]]
 
-    def read(self, antibody: int) -> np.ndarray:
-        """Records of an antibody's residues."""
-        n = int(self._stop[antibody] - self._start[antibody])
-        size = self._record.itemsize
-        return np.frombuffer(os.pread(self._file.fileno(), n * size, int(self._start[antibody]) * size), self._record)
+    def read(self, antibody: int) -> Csr:
+        """The codes of an antibody's residues."""
+        mine = slice(self._start[antibody], self._stop[antibody])
+        place, length = self._place[mine], self._length[mine]
+        ptr = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
+        some = np.flatnonzero(length)
+        new = np.flatnonzero(np.diff(place[some] - ptr[some], prepend=-(1 << 62)) != 0)  # where the file does not go on
+        first, last, at = some[new], some[np.append(new[1:], len(some)) - 1], place[some[new]] * _ENTRY.itemsize
+        sizes = (ptr[last + 1] - ptr[first]) * _ENTRY.itemsize
+        parts = [os.pread(self._file.fileno(), int(size), int(start)) for size, start in zip(sizes, at, strict=True)]
+        entries = np.frombuffer(b"".join(parts), _ENTRY)
+        return Csr(ptr, entries["index"].copy(), entries["value"].copy())
 
     def blocks(self, split: int) -> Iterator[CodeBlock]:
         """The split's antibodies, cluster by cluster; a block ends with a cluster."""
@@ -93,10 +111,11 @@ class CodeFile:
             rows += int(sizes[a:b].sum())
             if rows >= _BLOCK or cluster == len(bounds) - 2:
                 here = slice(bounds[first], b)
-                records = np.concatenate([self.read(int(i)) for i in mine[here]])
+                codes = [self.read(int(i)) for i in mine[here]]
+                lengths = np.concatenate([[0], *(np.diff(each.ptr) for each in codes)])
                 spans = [self.ids[self._start[i] : self._stop[i]] for i in mine[here]]
                 yield CodeBlock(
-                    codes_csr(records["indices"], records["values"]),
+                    Csr(np.cumsum(lengths), *(np.concatenate([each[i] for each in codes]) for i in (1, 2))),
                     np.concatenate(spans),
                     mine[here],
                     np.concatenate([[0], np.cumsum(sizes[here])]),
@@ -106,14 +125,14 @@ class CodeFile:
 
 
 def codes_of(sae: SAE, x: Tensor) -> tuple[Ints, Floats]:
-    """([n, k] latents, [n, k] values) of activations x [n, d_model]."""
+    """([n, m] latents, [n, m] values) of activations x [n, d_model]."""
     codes = sae.encode(x)
     return codes.indices.cpu().numpy(), codes.values.cpu().numpy()
 
 
 def encode(sae: SAE, store: Store, labels: Labels, wanted: np.ndarray) -> CodeFile:
     """The SAE's codes of the `wanted` residues ([residues] bool) among the activations."""
-    file = CodeFile(np.sort(np.concatenate([ids[wanted[ids]] for _, ids in store.blocks(ENCODE)])), sae.k, labels)
+    file = CodeFile(np.sort(np.concatenate([ids[wanted[ids]] for _, ids in store.blocks(ENCODE)])), labels)
     for x, ids in store.blocks(ENCODE):
         keep = wanted[ids]
         if keep.any():

@@ -127,15 +127,13 @@ class Patterns:
         for j, t in zip(*np.nonzero(self.top_antibody >= 0), strict=True):
             wanted.setdefault(int(self.top_antibody[j, t]), []).append(int(j))
         for a, latents in wanted.items():
-            records = codes.read(a)
-            place = (codes.residues(a) - self.labels.first[a]).astype(np.int16)
-            row, column = np.nonzero(records["values"] > 0)
-            latent = records["indices"][row, column]
+            ptr, latent, value = codes.read(a)
+            place = np.repeat((codes.residues(a) - self.labels.first[a]).astype(np.int16), np.diff(ptr))
             order = np.argsort(latent, kind="stable")
             left, right = (np.searchsorted(latent[order], latents, side=s) for s in ("left", "right"))
             for j, i0, i1 in zip(latents, left, right, strict=True):
                 pick = order[i0:i1]
-                found[j, a] = place[row[pick]], records["values"][row[pick], column[pick]]
+                found[j, a] = place[pick], value[pick]
         for j in range(len(self.top_value)):
             for t in range(TOP):
                 a = int(self.top_antibody[j, t])

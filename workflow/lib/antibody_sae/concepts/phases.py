@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,11 +156,11 @@ class Encoding:
 
 
 def untrained(sae: SAE, seed: int) -> SAE:
-    """The SAE before training: as many latents in random directions, same k, pre-bias and scale."""
+    """The SAE before training: as many latents in random directions, the k largest active, same pre-bias and scale."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.nn.functional.normalize(torch.randn(sae.latents, sae.d_model, generator=generator), dim=1)
-    fresh = {"encoder_weight": weight, "encoder_bias": torch.zeros(sae.latents), "directions": weight}
-    return SAE(**{**vars(sae), **fresh})
+    bias = torch.zeros(sae.latents)
+    return replace(sae, encoder_weight=weight, encoder_bias=bias, directions=weight, threshold=None)
 
 
 def encode(setup: Setup, scratch: str | Path | None) -> Encoding:
@@ -173,8 +173,8 @@ def encode(setup: Setup, scratch: str | Path | None) -> Encoding:
     if len(ids) and (np.diff(ids) == 0).any():
         raise InputError(f"{store.folder}: a residue appears twice among the activations; delete it and run again")
     encoded = Encoding(
-        CodeFile(ids, sae.k, labels, scratch),
-        CodeFile(ids[setup.held_out(ids)], sae.k, labels, scratch),
+        CodeFile(ids, labels, scratch),
+        CodeFile(ids[setup.held_out(ids)], labels, scratch),
         Patterns(sae.latents, labels),
     )
     fresh = untrained(sae, setup.settings["seed"])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antibody_sae.config import control_of
+from antibody_sae.config import control_of, kind_of
 from antibody_sae.report.run import Run, rows, title
 from antibody_sae.significance import Interval, paired
 from antibody_sae.steering.criteria import CRITERIA
@@ -226,5 +226,5 @@ def matched_density(run: Run) -> pd.DataFrame:
 
 def first_of(run: Run, architecture: str) -> str | None:
     """Title of the first SAE of an architecture that is no control: the one that the claims are about."""
-    own = [name for name, of in run.settings.items() if of["architecture"] == architecture and control_of(of) is None]
+    own = [name for name, of in run.settings.items() if kind_of(of) == architecture and control_of(of) is None]
     return title(own[0]) if own else None

@@ -13,6 +13,7 @@ import pandas as pd
 from antibody_sae.config import passages, saes, seeds
 from antibody_sae.io import InputError, read_json, read_parquet
 from antibody_sae.sae.prefixes import ARCHITECTURES
+from antibody_sae.sae.settings import ACTIVATIONS
 
 if TYPE_CHECKING:
     from antibody_sae.sections import Config
@@ -59,8 +60,8 @@ class TrainedSAE:
 
 
 def title(name: str) -> str:
-    """An SAE's name as text: its architecture's title where it is called by that."""
-    return ARCHITECTURES[name].title if name in ARCHITECTURES else name
+    """An SAE's name as text: its architecture's or activation's title where it is called by that."""
+    return ARCHITECTURES[name].title if name in ARCHITECTURES else ACTIVATIONS.get(name, name)
 
 
 def rows(table: pd.DataFrame) -> Iterator[Any]:

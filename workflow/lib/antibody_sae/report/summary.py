@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from antibody_sae.concepts.catalogue import concept_label
-from antibody_sae.config import control_of
+from antibody_sae.config import control_of, kind_of
 from antibody_sae.io import read_json
 from antibody_sae.report.findings import interval, matching, orderedness, points, selection
 from antibody_sae.report.run import Run, TrainedSAE
@@ -83,11 +83,11 @@ def _sae(run: Run, sae: TrainedSAE) -> dict[str, Any]:
     row: dict[str, Any] = {
         "sae": sae.name,
         "title": run.title(sae),
-        "architecture": settings["architecture"],
+        "architecture": kind_of(settings),
         "control": control_of(settings),
         "layer": sae.layer,
         "seed": sae.seed,
-        "latents": settings["latents"],
+        "latents": settings["latents"] * (2 if settings["activation"] == "abstopk" else 1),
         "k": settings["k"],
     }
     metrics_file = run.folder / "saes" / sae.folder / "metrics.json"

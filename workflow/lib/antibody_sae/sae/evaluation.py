@@ -108,8 +108,10 @@ def by_energy(energy: Sequence[float] | np.ndarray) -> np.ndarray:
 
 def reordered(sae: SAE, order: np.ndarray) -> SAE:
     """The same SAE with its latents in another order ([latents], which comes first, second, ...)."""
+    rows = torch.from_numpy(order)
     by_latent = ("encoder_weight", "encoder_bias", "directions", "max_activation", "density")
-    return replace(sae, **{name: getattr(sae, name)[torch.from_numpy(order)] for name in by_latent})
+    threshold = None if sae.threshold is None else sae.threshold[rows]
+    return replace(sae, threshold=threshold, **{name: getattr(sae, name)[rows] for name in by_latent})
 
 
 EARLY = 64

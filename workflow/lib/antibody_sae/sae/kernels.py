@@ -1,4 +1,4 @@
-"""Fused CPU kernels of the prefix-weighted TopK autoencoder: selection, loss, exact gradients, update.
+"""Fused CPU kernels of the prefix-weighted autoencoder: loss, exact gradients, update.
 
 Shapes: B tokens, d = d_model, K latents, m active latents of a token (its code), in ascending order of index.
 With v_t = z_t d_(i_t), r_t = v_1 + ... + v_t and T_t = P(l >= i_t), the survival function of the prefix law p,
@@ -64,154 +64,11 @@ class Adam(NamedTuple):
 _FASTMATH = {"contract", "reassoc", "nsz"}
 
 
-def _jit(function):
+def jit(function):
     return njit(function, nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")
 
 
-@_jit
-def _threshold(values, n, k, high, slack):
-    """A number that k to k + slack of values[:n] reach, by bisection on the value from 1 to high.
-
-    Where ties leave no such number, it is the k-th largest; 1 where fewer than k are positive. Bisection is a few
-    vectorised counting passes (eight int32 lanes at a time); a quickselect mispredicts half of its branches.
-    """
-    low, high = np.int64(1), np.int64(high)
-    while low < high:
-        middle = low + (high - low + 1) // 2
-        bound = values.dtype.type(middle)
-        count = np.int32(0)
-        for i in range(n):
-            count = np.int32(count + np.int32(values[i] >= bound))
-        if count >= k:
-            low = middle
-            if count <= k + slack:
-                break
-        else:
-            high = middle - 1
-    return low
-
-
-@_jit
-def select_topk(keys, k, allowed, indices):
-    """Indices of the k largest positive entries of each row, ascending; free places hold K (no latent).
-
-    Parameters
-    ----------
-    keys : int16 or int32 [B, K]
-        Bit patterns of bfloat16 or float32 numbers: for positive numbers the order of the patterns is the order
-        of the numbers, and every negative number has a negative pattern.
-    k : int
-    allowed : int64 [K] or [0]
-        The latents to choose from, ascending; empty for all.
-    indices : int32 [B, >= k]
-        Written in its first k columns.
-
-    Notes
-    -----
-    The maxima of G interleaved groups bound the k-th largest entry from below: k groups hold an entry at least as
-    large as the k-th largest maximum. So one vectorised pass finds a bound that only slightly more than k entries
-    pass, and only the groups that hold them are looked at again. Ties go to the lowest index.
-    """
-    n_rows, n_latents = keys.shape
-    subset = allowed.shape[0] > 0
-    width = allowed.shape[0] if subset else n_latents
-    groups = 64
-    while groups < 16 * k:
-        groups *= 2
-    if 2 * groups > width:
-        groups = width
-    row = np.empty(width, keys.dtype)
-    maxima = np.empty(groups, keys.dtype)
-    chosen = np.empty(groups + 1, np.int32)
-    candidates = np.empty(width + 1, np.int32)
-    candidate_keys = np.empty(width + 1, keys.dtype)
-    for b in range(n_rows):
-        if subset:
-            for j in range(width):
-                row[j] = keys[b, allowed[j]]
-        else:
-            row = keys[b]
-        for g in range(groups):
-            maxima[g] = row[g]
-        full = width // groups
-        for start in range(groups, width, groups):
-            piece = row[start : start + groups]  # a slice of its own, so that the loop is vectorised
-            for g in range(piece.shape[0]):
-                one, other = maxima[g], piece[g]
-                maxima[g] = one if one > other else other
-        ceiling = keys.dtype.type(1)
-        for g in range(groups):
-            ceiling = max(ceiling, maxima[g])
-        bound = keys.dtype.type(_threshold(maxima, groups, k, ceiling, k // 8))
-        n_chosen = 0
-        for g in range(groups):  # branch-free: a mispredicted branch costs more than the store
-            chosen[n_chosen] = g
-            n_chosen += maxima[g] >= bound
-        n_candidates = 0
-        for block in range(full + 1):
-            start = block * groups
-            for c in range(n_chosen):
-                j = start + chosen[c]
-                if j >= width:
-                    break
-                candidates[n_candidates] = j
-                candidate_keys[n_candidates] = row[j]
-                n_candidates += row[j] >= bound
-        exact = keys.dtype.type(_threshold(candidate_keys, n_candidates, k, ceiling, 0))
-        above = 0
-        for c in range(n_candidates):
-            above += candidate_keys[c] > exact
-        ties = k - above
-        n = 0
-        for c in range(n_candidates):
-            take = candidate_keys[c] > exact
-            if candidate_keys[c] == exact and ties > 0:
-                ties -= 1
-                take = True
-            if take:
-                j = candidates[c]
-                indices[b, n] = allowed[j] if subset else j
-                n += 1
-        for t in range(n, k):
-            indices[b, t] = n_latents
-
-
-@_jit
-def take(preactivation, indices, start, stop, values):
-    """values[:, start:stop] = relu(preactivation at the codes' indices); 0 in free places.
-
-    preactivation [B, K], indices int32 [B, m], values [B, m].
-    """
-    n_latents = preactivation.shape[1]
-    zero = values.dtype.type(0)
-    for b in range(indices.shape[0]):
-        for t in range(start, stop):
-            i = indices[b, t]
-            values[b, t] = max(preactivation[b, i], zero) if i < n_latents else zero
-
-
-@_jit
-def activations(y, encoder, bias, indices, start, stop, values):
-    """values[:, start:stop] = relu(<encoder[i], y> + bias[i]) for the codes' indices i; 0 in free places.
-
-    For codes that a bfloat16 product selected: the values that enter the reconstruction never come from one.
-    y [B, d], encoder [K, d], bias [K], indices int32 [B, m], values [B, m].
-    """
-    n_latents, d = encoder.shape
-    for b in range(y.shape[0]):
-        target = y[b]
-        for t in range(start, stop):
-            i = indices[b, t]
-            values[b, t] = 0
-            if i < n_latents:
-                row = encoder[i]
-                dot = y.dtype.type(0)
-                for c in range(d):
-                    dot += row[c] * target[c]
-                values[b, t] = max(dot + bias[i], y.dtype.type(0))
-
-
-@_jit
+@jit
 def pack(rows, bands):
     """Write rows [n, d] to bands [ceil(d / WIDTH), n, WIDTH], with zeros beyond d."""
     d = rows.shape[1]
@@ -223,7 +80,7 @@ def pack(rows, bands):
             bands[band, i, width:] = 0
 
 
-@_jit
+@jit
 def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d_decoder, d_target, residual):
     """One band's part of the prefix-weighted loss of the codes[:, start:stop] against y, and of its exact gradients.
 
@@ -235,10 +92,11 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
     survival : [K]
         T(i) = P(l >= i), the weight of all prefixes that hold latent i.
     indices, values : [B, m]
+        A token's latents ascend; free places, which hold K, follow them.
     weight : float
         What the gradients are multiplied by.
     d_values : [B, m]
-        Added to: gradient with respect to the values; nothing where a value is 0 (the ReLU's gradient).
+        Added to: gradient with respect to the values, those that are 0 too.
     d_decoder : [K, WIDTH]
         Added to.
     d_target : [WIDTH]
@@ -256,6 +114,7 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
     Backwards, g_t = S_t - T_t (y - r_t) is not summed anew: g_(t-1) = g_t - (T_(t-1) - T_t) (y - r_(t-1)).
     """
     number = y.dtype.type
+    n_latents = decoder.shape[0]
     error = np.empty(WIDTH, y.dtype)
     g = np.empty(WIDTH, y.dtype)
     twice = number(2 * weight)
@@ -267,39 +126,39 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
             error[c] = target[c]
             norm += error[c] * error[c]
         token_loss = norm
+        last = stop
         for t in range(start, stop):
-            z = values[b, t]
-            if z > 0:
-                i = indices[b, t]
-                row = decoder[i]
-                after = number(0)
-                for c in range(WIDTH):
-                    error[c] -= z * row[c]
-                    after += error[c] * error[c]
-                token_loss += survival[i] * (after - norm)
-                norm = after
+            i = indices[b, t]
+            if i == n_latents:
+                last = t
+                break
+            z, row = values[b, t], decoder[i]
+            after = number(0)
+            for c in range(WIDTH):
+                error[c] -= z * row[c]
+                after += error[c] * error[c]
+            token_loss += survival[i] * (after - norm)
+            norm = after
         loss += token_loss
         full += norm
         for c in range(WIDTH):
             left[c] = error[c]
             g[c] = 0
         share = number(0)
-        for t in range(stop - 1, start - 1, -1):
-            z = values[b, t]
-            if z > 0:
-                i = indices[b, t]
-                row, gradient = decoder[i], d_decoder[i]
-                change = survival[i] - share
-                share = survival[i]
-                scaled = twice * z
-                dot = number(0)
-                for c in range(WIDTH):
-                    now = g[c] - change * error[c]
-                    g[c] = now
-                    dot += now * row[c]
-                    gradient[c] += scaled * now
-                    error[c] += z * row[c]
-                d_values[b, t] += twice * dot
+        for t in range(last - 1, start - 1, -1):
+            i, z = indices[b, t], values[b, t]
+            row, gradient = decoder[i], d_decoder[i]
+            change = survival[i] - share
+            share = survival[i]
+            scaled = twice * z
+            dot = number(0)
+            for c in range(WIDTH):
+                now = g[c] - change * error[c]
+                g[c] = now
+                dot += now * row[c]
+                gradient[c] += scaled * now
+                error[c] += z * row[c]
+            d_values[b, t] += twice * dot
         # the prefixes before a token's first latent are empty, their error is the target itself
         empty = number(1) - share
         for c in range(WIDTH):
@@ -307,12 +166,12 @@ def walk(y, decoder, survival, indices, values, start, stop, weight, d_values, d
     return loss, full
 
 
-@_jit
+@jit
 def by_latent(indices, values, k, entries, silence, energy):
     """Group the active entries of the codes [B, m] by latent (a counting sort, tokens ascending in each group).
 
-    Written: entries (Entries). silence [K] is set to 0 for the latents that are active in the first k columns, and
-    their squared values are added to energy float64 [K].
+    Those are the ones that are not 0. Written: entries (Entries). silence [K] is set to 0 for the latents that are
+    active in the first k columns, and their squared values are added to energy float64 [K].
     """
     starts = entries.starts
     n_latents = starts.shape[0] - 1
@@ -321,7 +180,7 @@ def by_latent(indices, values, k, entries, silence, energy):
     n, m = indices.shape
     for b in range(n):
         for t in range(m):
-            if values[b, t] > 0:
+            if values[b, t] != 0:
                 starts[indices[b, t] + 1] += 1
                 if t < k:
                     silence[indices[b, t]] = 0
@@ -331,14 +190,36 @@ def by_latent(indices, values, k, entries, silence, energy):
     place = starts[:-1].copy()
     for b in range(n):
         for t in range(m):
-            if values[b, t] > 0:
+            if values[b, t] != 0:
                 i = indices[b, t]
                 entries.tokens[place[i]] = b
                 entries.slots[place[i]] = t
                 place[i] += 1
 
 
-@_jit
+@jit
+def threshold_gradient(indices, values, d_values, stop, threshold, bandwidth, d_loss, d_number):
+    """How the loss, and the number of active latents, change with the logarithms of JumpReLU's thresholds [K].
+
+    Added to d_loss [K] and d_number [K], by codes[:, :stop].
+
+    The codes hold every latent whose pre-activation h exceeds threshold - bandwidth / 2, with value 0 up to the
+    threshold. Straight through a rectangle (arXiv:2407.14435, equations 11 and 12), with w = 1 where |h - threshold| <
+    bandwidth / 2 and else 0: d value / d threshold = -w threshold / bandwidth, d active / d threshold = -w / bandwidth.
+    """
+    n_latents = threshold.shape[0]
+    for b in range(indices.shape[0]):
+        for t in range(stop):
+            i = indices[b, t]
+            if i == n_latents:
+                break
+            theta = threshold[i]
+            if values[b, t] < theta + bandwidth / 2:
+                d_number[i] -= theta / bandwidth
+                d_loss[i] -= theta * theta * d_values[b, t] / bandwidth
+
+
+@jit
 def _encoder_gradient(y, d_values, entries, i, gradient):
     """gradient [d] = sum over latent i's entries of their d_value times their token; returns the bias' gradient."""
     d = y.shape[1]
@@ -364,7 +245,7 @@ def _encoder_gradient(y, d_values, entries, i, gradient):
     return total
 
 
-@_jit
+@jit
 def gradients(y, d_values, entries, d_decoder, encoder, found, d_input):
     """The dense gradients, for tests and diagnosis; `update` computes the same and never stores them.
 
@@ -377,7 +258,7 @@ def gradients(y, d_values, entries, d_decoder, encoder, found, d_input):
         d_input += found.bias[i] * encoder[i]
 
 
-@_jit
+@jit
 def adam(parameter, gradient, first, second, step):
     """One step of Adam in place; step: Adam."""
     number = parameter.dtype.type
@@ -394,7 +275,7 @@ def adam(parameter, gradient, first, second, step):
         parameter[c] -= rate * m / (np.sqrt(v) * scale + epsilon)
 
 
-@_jit
+@jit
 def update(part, parts, frozen, y, d_values, entries, d_decoder, weights, first, second, step, d_input, bands, half):
     """Gradients and Adam step of latents part, part + parts, ...: a row's gradient lives in the cache only.
 
@@ -461,7 +342,7 @@ def update(part, parts, frozen, y, d_values, entries, d_decoder, weights, first,
                 half[i, c] = np.uint16((u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@_jit
+@jit
 def prefix_errors(y, decoder, indices, values, errors, cosine_target, cosines):
     """Squared error of every prefix at once: errors [K + 1] += the change that each active latent makes.
 

@@ -1,7 +1,8 @@
-"""Sparse autoencoders on the residual stream: one prefix-weighted TopK SAE, three architectures.
+"""Sparse autoencoders on the residual stream: one prefix-weighted model, whatever decides which latents are active.
 
-With y = (x - pre_bias) / scale, z = TopK(relu(W_e y + b_e)) and unit decoder rows d_i, the reconstruction is
-x' = pre_bias + scale * sum_i z_i d_i. Training minimises sum over l of p(l) ||y - D Lambda_l z||^2, where Lambda_l
+With y = (x - pre_bias) / scale, h = W_e y + b_e and unit decoder rows d_i, the reconstruction is
+x' = pre_bias + scale * sum_i z_i d_i. The code z holds the k largest positive h_i of each token, or, where the SAE has
+thresholds, every h_i above its own. Training minimises sum over l of p(l) ||y - D Lambda_l z||^2, where Lambda_l
 keeps latents 1 to l of the code. The architectures differ in p only: TopK puts all of p on the full code
 (arXiv:2406.04093), Matryoshka on the edges of a few groups (arXiv:2503.17547), Ordered on every prefix
 (arXiv:2512.02194).
@@ -9,7 +10,7 @@ keeps latents 1 to l of the code. The architectures differ in p only: TopK puts 
 Use a trained SAE on your own activations x [n, d_model]:
 
 >>> sae = SAE.load("results/default/saes/layer2/ordered-seed0")
->>> codes = sae.encode(x)  # codes.indices, codes.values [n, k]
+>>> codes = sae.encode(x)  # codes.indices, codes.values [n, m]
 >>> reconstruction = sae.decode(codes)  # [n, d_model]
 """
 
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from antibody_sae.io import InputError, check_provenance, read_json, read_safetensors, write_json, write_safetensors
-from antibody_sae.sae import kernels
+from antibody_sae.sae import selection
 
 TILE = 256
 """Tokens whose pre-activations exist at a time; [TILE, latents] stays in the cache."""
@@ -34,12 +35,12 @@ _ALL = np.empty(0, dtype=np.int64)
 
 
 class Codes(NamedTuple):
-    """Sparse codes of n tokens."""
+    """Sparse codes of n tokens; m is k, or with thresholds the most active latents that a token has (at least 1)."""
 
     indices: Tensor
-    """[n, k] int32, the active latents of each token in ascending order; 0 where the value is 0."""
+    """[n, m] int32, the active latents of each token in ascending order; 0 where the value is 0."""
     values: Tensor
-    """[n, k] float32, their activations; 0 = inactive (fewer than k latents are positive)."""
+    """[n, m] float32, their activations; 0 = inactive (fewer than m latents are active)."""
 
 
 def preactivations(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -55,7 +56,7 @@ def preactivations(y: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def sort_keys(preactivation: Tensor) -> np.ndarray:
-    """Bit patterns whose order is that of positive numbers, for kernels.select_topk."""
+    """Bit patterns whose order is that of positive numbers, for selection.select_topk."""
     if preactivation.dtype == torch.bfloat16:
         return preactivation.view(torch.int16).numpy()
     return preactivation.float().view(torch.int32).numpy()
@@ -81,12 +82,20 @@ class SAE:
     scale: float
     """Root mean square of the centred training activations; codes and directions live in units of it."""
     k: int
+    """Active latents of a token at most; where there are thresholds, the mean number that training aimed at."""
     max_activation: Tensor
     """[latents], largest value on the training split."""
     density: Tensor
     """[latents], share of training tokens on which a latent is active."""
     config: dict[str, Any]
     """What config.json says: architecture, law, training settings, provenance of the activations."""
+    threshold: Tensor | None = None
+    """[latents], >= 0: latent j is active where its pre-activation exceeds threshold[j]; None: the k largest are."""
+
+    def __post_init__(self) -> None:
+        t = self.threshold
+        if t is not None and (t.shape != self.encoder_bias.shape or not bool((t >= 0).all())):
+            raise InputError(f"an SAE's threshold must be {self.latents} numbers >= 0, one a latent")
 
     @property
     def latents(self) -> int:
@@ -121,19 +130,45 @@ class SAE:
         y = self.center(x)
         if y.device.type != "cpu":
             hidden = preactivations(y, self.encoder_weight, self.encoder_bias).relu()
-            chosen = select(hidden, self.k)
+            width = self.k
+            if self.threshold is not None:
+                hidden = torch.where(hidden > self.threshold, hidden, 0)
+                width = max(1, int((hidden > 0).sum(1).max())) if len(y) else 1
+            chosen = select(hidden, width)
             active = hidden.gather(1, chosen)
             return Codes(torch.where(active > 0, chosen, 0).int(), active)
+        if self.threshold is not None:
+            return self._above(y, self.threshold)
         indices = np.empty((len(y), self.k), dtype=np.int32)
         values = np.empty((len(y), self.k), dtype=np.float32)
         weight, bias = self.encoder_weight.numpy(), self.encoder_bias.numpy()
         for start in range(0, len(y), TILE):
             tile = slice(start, start + TILE)
             keys = sort_keys(preactivations(y[tile], self.encoder_weight, self.encoder_bias))
-            kernels.select_topk(keys, self.k, _ALL, indices[tile])
+            selection.select_topk(keys, self.k, _ALL, indices[tile])
             # anew, and not from the product, whose last bits depend on the number of rows
-            kernels.activations(y[tile].numpy(), weight, bias, indices[tile], 0, self.k, values[tile])
+            selection.activations(y[tile].numpy(), weight, bias, indices[tile], 0, values[tile])
         indices[values == 0] = 0
+        return Codes(torch.from_numpy(indices), torch.from_numpy(values))
+
+    def _above(self, y: Tensor, threshold: Tensor) -> Codes:
+        """Codes of centred activations y [n, d_model] on the CPU by thresholds [latents]."""
+        weight, bias = self.encoder_weight.numpy(), self.encoder_bias.numpy()
+        # of a float32 sum of d products, at most: Higham, "Accuracy and Stability of Numerical Algorithms", 3.1
+        slack = (self.encoder_weight.norm(dim=1) * (self.d_model + 1) * 2.0**-23).numpy()
+        counts = np.zeros(len(y), dtype=np.int64)
+        size = min(TILE, len(y)) * self.latents
+        found = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.float32)
+        pieces: list[tuple[np.ndarray, ...]] = []
+        for start in range(0, len(y), TILE):
+            tile = slice(start, start + TILE)
+            hidden = preactivations(y[tile], self.encoder_weight, self.encoder_bias).numpy()
+            n = selection.above(hidden, slack, y[tile].numpy(), weight, bias, threshold.numpy(), counts[tile], *found)
+            pieces.append(tuple(each[:n].copy() for each in found))
+        inside = np.arange(max(1, counts.max(initial=0))) < counts[:, None]
+        indices, values = np.zeros(inside.shape, dtype=np.int32), np.zeros(inside.shape, dtype=np.float32)
+        if pieces:
+            indices[inside], values[inside] = (np.concatenate(each) for each in zip(*pieces, strict=True))
         return Codes(torch.from_numpy(indices), torch.from_numpy(values))
 
     @torch.no_grad()
@@ -144,17 +179,17 @@ class SAE:
 
     def save(self, folder: str | Path) -> None:
         """Write sae.safetensors and config.json; each whole or not at all, config.json (with the hash) last."""
-        digest = write_safetensors(
-            {
-                "encoder.weight": self.encoder_weight,
-                "encoder.bias": self.encoder_bias,
-                "decoder.weight": self.directions,
-                "pre_bias": self.pre_bias,
-                "max_activation": self.max_activation,
-                "density": self.density,
-            },
-            Path(folder) / "sae.safetensors",
-        )
+        tensors = {
+            "encoder.weight": self.encoder_weight,
+            "encoder.bias": self.encoder_bias,
+            "decoder.weight": self.directions,
+            "pre_bias": self.pre_bias,
+            "max_activation": self.max_activation,
+            "density": self.density,
+        }
+        if self.threshold is not None:
+            tensors["threshold"] = self.threshold
+        digest = write_safetensors(tensors, Path(folder) / "sae.safetensors")
         shape = {"latents": self.latents, "d_model": self.d_model, "k": self.k, "scale": self.scale}
         write_json({**self.config, **shape, "format": 1, "sha256": digest}, Path(folder) / "config.json")
 
@@ -188,6 +223,7 @@ class SAE:
             max_activation=tensors["max_activation"],
             density=tensors["density"],
             config=config,
+            threshold=tensors.get("threshold"),
             **own,
         )
 

@@ -15,16 +15,25 @@ if TYPE_CHECKING:
     from antibody_sae.sections import SAESection
 
 
+ACTIVATIONS = {"topk": "TopK", "batchtopk": "BatchTopK", "abstopk": "AbsTopK", "jumprelu": "JumpReLU"}
+"""What decides which latents are active: name -> title in the report."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How one SAE is trained; the keys of `saes.shared` and `saes.train.<name>`."""
 
     architecture: str = "topk"
     """One of ARCHITECTURES; they differ in the weights of the prefixes only."""
+    activation: str = "topk"
+    """One of ACTIVATIONS, with any architecture. topk: the k largest positive pre-activations of a token. batchtopk
+    (arXiv:2412.06410): the batch_size k largest positive ones of the batch; afterwards those above one threshold.
+    abstopk (arXiv:2510.00404): the k largest by absolute value, with their sign. jumprelu (arXiv:2407.14435): those
+    above the latent's own threshold, learned under the constraint that their mean is k."""
     latents: int = 2048
     """Width of the dictionary."""
     k: int = 32
-    """Active latents of a token."""
+    """Active latents of a token; with batchtopk and jumprelu their mean."""
     tokens: int = 2_400_000
     """Tokens of training, in as many passes over the training split as it takes."""
     random_model: bool = False
@@ -56,6 +65,9 @@ class Settings:
     and gradients hardly ever find one. A TopK SAE is the same with or without, but for the order of its latents."""
     sweep: float = 0.0
     """Ordered: share of the run, at its end, over which latents freeze one by one, lowest index first; 0: none do."""
+    bandwidth: float = 0.2
+    """jumprelu: width of the rectangle, about a threshold, whose pre-activations say where the threshold should go; in
+    units of the activations' root mean square."""
     aux_k: int = 256
     """Dead latents a token that AuxK lets explain the residual (at most)."""
     aux_weight: float = 1 / 32
@@ -81,6 +93,7 @@ class Settings:
             raise InputError(f"saes: {self.latents} latents are too few for {self.groups} groups; lower groups")
         choices: dict[str, Collection[str]] = {
             "architecture": ARCHITECTURES,
+            "activation": ACTIVATIONS,
             "law": LAWS,
             "pre_bias": ("geometric_median", "mean"),
             "loss": ("log", "mean", "fvu"),
