@@ -103,6 +103,7 @@ class ActivationsSection(TypedDict):
 class SAESection(TypedDict, total=False):
     """Settings of one SAE; `config.saes` fills in the keys that the user does not give."""
 
+    load: str | None
     architecture: str
     latents: int
     k: int

@@ -131,7 +131,9 @@ def codes_of(sae: SAE, x: Tensor) -> tuple[Ints, Floats]:
 
 
 def encode(sae: SAE, store: Store, labels: Labels, wanted: np.ndarray) -> CodeFile:
-    """The SAE's codes of the `wanted` residues ([residues] bool) among the activations."""
+    """The SAE's codes of the `wanted` residues ([residues] bool) among the activations. Raises InputError where those
+    are not the SAE's."""
+    sae.check(store.provenance(), store.folder)
     file = CodeFile(np.sort(np.concatenate([ids[wanted[ids]] for _, ids in store.blocks(ENCODE)])), labels)
     for x, ids in store.blocks(ENCODE):
         keep = wanted[ids]
