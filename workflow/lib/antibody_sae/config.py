@@ -21,7 +21,7 @@ from antibody_sae.models import presets
 from antibody_sae.sae import checkpoints
 
 if TYPE_CHECKING:
-    from antibody_sae.sections import Config, SAESection
+    from antibody_sae.sections import Config, NamedSAE
 
 LIBRARY = Path(__file__).parent
 SCHEMA = LIBRARY.parents[1] / "schemas" / "config.schema.yaml"
@@ -207,7 +207,7 @@ def passages(config: Config) -> list[str]:
     return [chains] if chains in presets.resolve(config["model"]).templates else list(chains)
 
 
-def saes(config: Config) -> dict[str, SAESection]:
+def saes(config: Config) -> dict[str, NamedSAE]:
     """Settings of each SAE by name: defaults, then saes.shared, then its own entry of saes.train; of one that is loaded
     `load`, and what is asked of every SAE."""
     defaults = {key: part["default"] for key, part in _schema()["$defs"]["sae"]["properties"].items()}
@@ -228,7 +228,7 @@ def seeds(config: Config) -> dict[str, list[int]]:
     return {name: every[:1] if own.get("load") else own.get("seeds") or every for name, own in train.items()}
 
 
-def control_of(sae: SAESection) -> str | None:
+def control_of(sae: NamedSAE) -> str | None:
     """What an SAE is a control of claim 1 by: `untrained`, `random_model`, or None. A control is not steered."""
     if sae.get("load"):
         return None

@@ -26,7 +26,7 @@ from antibody_sae.sequences import readers
 from antibody_sae.sequences.records import ReadSettings
 
 if TYPE_CHECKING:
-    from antibody_sae.sections import Config, SAESection
+    from antibody_sae.sections import Config, NamedSAE
 
 MEAN_RESIDUES = {"H": 121, "L": 108, "HL": 229}
 """Mean residues of a human antibody by its chains; only an estimate is made of it."""
@@ -210,7 +210,7 @@ def check_loaded(config: Config) -> None:
                     raise InputError(f"config: saes.train.{name}.load: {error}") from error
 
 
-def _learned(config: Config) -> list[SAESection]:
+def _learned(config: Config) -> list[NamedSAE]:
     """Settings of the SAEs that are trained."""
     return [sae for sae in saes(config).values() if "load" not in sae]
 

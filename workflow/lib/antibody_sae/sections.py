@@ -103,7 +103,6 @@ class ActivationsSection(TypedDict):
 class SAESection(TypedDict, total=False):
     """Settings of one SAE; `config.saes` fills in the keys that the user does not give."""
 
-    load: str | None
     architecture: str
     latents: int
     k: int
@@ -133,6 +132,7 @@ class SAESection(TypedDict, total=False):
 class NamedSAE(SAESection, total=False):
     """An entry of saes.train, or what all share."""
 
+    load: str | None
     seeds: list[int] | None
 
 
