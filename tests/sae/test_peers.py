@@ -40,13 +40,12 @@ def agrees(folder, x: torch.Tensor, code: torch.Tensor, reconstruction: torch.Te
     torch.testing.assert_close(sae.decode(codes), reconstruction, atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("rescale", [False, True])
-@pytest.mark.parametrize("architecture", ["standard", "topk", "jumprelu"])
+@pytest.mark.parametrize(
+    ("architecture", "rescale"), [("standard", False), ("topk", False), ("topk", True), ("jumprelu", False)]
+)
 @torch.no_grad()
 def test_saelens(architecture, rescale, tmp_path, x):
     sae_lens = pytest.importorskip("sae_lens", reason=WHY)
-    if rescale and architecture != "topk":
-        pytest.skip("a key of topk alone")
     keys = {"k": K, "rescale_acts_by_decoder_norm": rescale} if architecture == "topk" else {}
     sae, config = sae_lens.registry.get_sae_class(architecture)
     theirs = shaken(sae(config(d_in=D, d_sae=LATENTS, **keys)), unit=architecture == "topk" and not rescale)
@@ -66,7 +65,7 @@ def test_saelens_in_training_is_what_it_publishes(architecture, tmp_path, x):
     sae, config = sae_lens.registry.get_sae_training_class(architecture)
     keys = {"matryoshka_widths": [LATENTS // 2, LATENTS]} if architecture.startswith("matryoshka") else {}
     training = shaken(sae(config(d_in=D, d_sae=LATENTS, k=K, **keys)), unit=False)
-    training.topk_threshold = torch.tensor(0.6, dtype=torch.double)
+    training.topk_threshold = torch.tensor(0.1, dtype=torch.double)
     training.save_model(tmp_path / "training")
     training.save_inference_model(tmp_path / "published")
     theirs = sae_lens.SAE.load_from_disk(tmp_path / "published")
