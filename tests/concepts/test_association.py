@@ -179,9 +179,10 @@ def test_activations_that_do_not_belong_are_refused(world):
     with pytest.raises(InputError, match="twice"):
         association.associate(twice, planted_sae(), labels, labels.support(5), pd.DataFrame(), SETTINGS)
     elsewhere = replace(planted_sae(), config={"model": "another"})
+    store, support = store_of(x, np.arange(len(x))), labels.support(5)
     for use in (
-        lambda: association.associate(store_of(x, np.arange(len(x))), elsewhere, labels, [], pd.DataFrame(), SETTINGS),
-        lambda: codes.encode(elsewhere, store_of(x, np.arange(len(x))), labels, np.ones(len(x), bool)),
+        lambda: association.associate(store, elsewhere, labels, support, pd.DataFrame(), SETTINGS),
+        lambda: codes.encode(elsewhere, store, labels, np.ones(len(x), bool)),
     ):
         with pytest.raises(InputError, match="model is 'planted', and this SAE reads activations of model 'another'"):
             use()

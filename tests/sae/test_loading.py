@@ -30,6 +30,7 @@ class Dictionary:
     centred: bool = True
     by_length: bool = False
     unit: bool = False
+    signed: bool = False
 
     def __post_init__(self) -> None:
         g = torch.Generator().manual_seed(self.seed)
@@ -49,12 +50,15 @@ class Dictionary:
         h = (x.double() - offset * self.centred) @ weight.T + self.bias
         h = h * length if self.by_length else h
         if self.threshold is None:
-            top = h.relu().topk(self.k)
-            z = torch.zeros_like(h).scatter(1, top.indices, top.values)
+            top = (h.abs() if self.signed else h.relu()).topk(self.k).indices
+            z = torch.zeros_like(h).scatter(1, top, h.gather(1, top) if self.signed else h.relu().gather(1, top))
         else:
             z = h.relu() * (h > self.threshold)
         z = z / length if self.by_length else z
-        return z * length, offset + z @ decoder
+        code = z * length
+        if self.signed:
+            code = torch.stack([code.relu(), (-code).relu()], 2).flatten(1)
+        return code, offset + z @ decoder
 
 
 def write(folder: Path, about: tuple[str, dict], weights: str, tensors: dict[str, torch.Tensor]) -> Path:
@@ -74,7 +78,7 @@ def saelens(folder: Path, of: Dictionary, architecture: str, **cfg) -> Path:
         tensors["topk_threshold"] = of.threshold.double()
     about = {"architecture": architecture, "d_in": D, "d_sae": LATENTS, "apply_b_dec_to_input": of.centred,
              "normalize_activations": "none", "metadata": {"sae_lens_version": "6.54.12"}, **cfg}  # fmt: skip
-    if architecture == "topk":
+    if architecture in ("topk", "abstopk"):
         about["k"] = of.k
     return write(folder, ("cfg.json", about), "sae_weights.safetensors", tensors)
 
@@ -108,6 +112,9 @@ CASES = {
     "SAELens topk": (saelens, Dictionary(unit=True), "topk"),
     "SAELens topk by length": (saelens, Dictionary(by_length=True), "topk", {"rescale_acts_by_decoder_norm": True}),
     "SAELens topk, input not centred": (saelens, Dictionary(unit=True, centred=False), "topk"),
+    "SAELens abstopk": (
+        saelens, Dictionary(by_length=True, signed=True), "abstopk", {"rescale_acts_by_decoder_norm": True},
+    ),
     "SAELens standard": (saelens, Dictionary(threshold=RELU), "standard"),
     "SAELens jumprelu": (saelens, Dictionary(threshold=EACH, centred=False), "jumprelu"),
     "SAELens batchtopk": (
@@ -134,8 +141,8 @@ def saved(case: str, folder: Path) -> tuple[Path, Dictionary]:
     return writer(folder, of, *more, **keys), of
 
 
-def scattered(codes) -> torch.Tensor:
-    return torch.zeros(len(codes.values), LATENTS).scatter_add(1, codes.indices.long(), codes.values)
+def scattered(codes, latents: int = LATENTS) -> torch.Tensor:
+    return torch.zeros(len(codes.values), latents).scatter_add(1, codes.indices.long(), codes.values)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -145,9 +152,9 @@ def test_codes_and_reconstructions_are_those_of_the_library(case, tmp_path, x):
     code, reconstruction = of.code(x)
     codes = sae.encode(x)
     assert 0 < (code > 0).sum() < code.numel()
-    torch.testing.assert_close(scattered(codes), code.float(), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scattered(codes, sae.latents), code.float(), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(sae.decode(codes), reconstruction.float(), atol=1e-4, rtol=1e-5)
-    torch.testing.assert_close(sae.directions.norm(dim=1), torch.ones(LATENTS))
+    torch.testing.assert_close(sae.directions.norm(dim=1), torch.ones(sae.latents))
     loaded = sae.config["loaded"]
     assert case.startswith(f"{loaded['library']} {loaded['kind']}")
     assert (sae.config["architecture"] == "matryoshka") == ("matryoshka" in case), "the order means something"
@@ -183,7 +190,7 @@ UNIT = Dictionary(unit=True)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda f: saelens(f, UNIT, "gated"), "architecture is 'gated', and standard, topk, batchtopk"),
+        (lambda f: saelens(f, UNIT, "gated"), "architecture is 'gated', and standard, topk, abstopk"),
         (lambda f: saelens(f, replace(UNIT, k=None), "topk"), "k is None, and the number of active latents is wanted"),
         (lambda f: saelens(f, replace(UNIT, k=LATENTS + 1), "topk"), r"cfg\.json: k is 41, .* 1 to 40"),
         (lambda f: saelens(f, UNIT, "topk", normalize_activations="layer_norm"), "normalize_activations is 'layer_n"),

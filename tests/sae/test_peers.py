@@ -34,19 +34,20 @@ def shaken(module: torch.nn.Module, unit: bool) -> torch.nn.Module:
 def agrees(folder, x: torch.Tensor, code: torch.Tensor, reconstruction: torch.Tensor, length: torch.Tensor) -> None:
     sae = loading.read(recognise(folder))
     codes = sae.encode(x)
-    ours = torch.zeros(len(x), LATENTS).scatter_add(1, codes.indices.long(), codes.values)
+    ours = torch.zeros(len(x), sae.latents).scatter_add(1, codes.indices.long(), codes.values)
     assert 0 < (code > 0).sum() < code.numel()
     torch.testing.assert_close(ours, (code * length).float(), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(sae.decode(codes), reconstruction, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("architecture", "rescale"), [("standard", False), ("topk", False), ("topk", True), ("jumprelu", False)]
+    ("architecture", "rescale"),
+    [("standard", False), ("topk", False), ("topk", True), ("abstopk", True), ("jumprelu", False)],
 )
 @torch.no_grad()
 def test_saelens(architecture, rescale, tmp_path, x):
     sae_lens = pytest.importorskip("sae_lens", reason=WHY)
-    keys = {"k": K, "rescale_acts_by_decoder_norm": rescale} if architecture == "topk" else {}
+    keys = {"k": K, "rescale_acts_by_decoder_norm": rescale} if "topk" in architecture else {}
     sae, config = sae_lens.registry.get_sae_class(architecture)
     theirs = shaken(sae(config(d_in=D, d_sae=LATENTS, **keys)), unit=architecture == "topk" and not rescale)
     if architecture == "topk" and not rescale:
@@ -55,7 +56,11 @@ def test_saelens(architecture, rescale, tmp_path, x):
         theirs.threshold += 0.5
     theirs.save_model(tmp_path)
     length = torch.ones(LATENTS) if rescale else theirs.W_dec.norm(dim=1)
-    agrees(tmp_path, x, theirs.encode(x), theirs(x), length)
+    code = theirs.encode(x)
+    if architecture == "abstopk":
+        code = torch.stack([code.relu(), (-code).relu()], 2).flatten(1)
+        length = torch.ones(2 * LATENTS)
+    agrees(tmp_path, x, code, theirs(x), length)
 
 
 @pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka_batchtopk"])

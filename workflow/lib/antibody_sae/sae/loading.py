@@ -112,8 +112,8 @@ def _saelens(found: Checkpoint, tensors: _Tensors) -> Parts:
         raise _refuse(found, "finetuning_scaling_factor", True, "scaled codes cannot be loaded: fold it into W_dec")
     kind, k = about.get("architecture", "standard"), about.get("k")
     act = about.get("activation_fn") or about.get("activation_fn_str") or "relu"  # before SAELens 6
-    if kind == "standard" and act == "topk":
-        kind, k = "topk", (about.get("activation_fn_kwargs") or {}).get("k")
+    if kind in ("standard", "topk") and act == "topk":
+        kind, k = "topk", (about.get("activation_fn_kwargs") or {}).get("k", k)
     elif act not in ("relu", "topk"):
         raise _refuse(found, "activation_fn", act, "relu and topk can be loaded")
     encoder = tensors.take("W_enc", -1, -1).T.contiguous()
@@ -125,10 +125,10 @@ def _saelens(found: Checkpoint, tensors: _Tensors) -> Parts:
         threshold = tensors.take("threshold", latents)
     elif kind in ("batchtopk", "matryoshka_batchtopk"):  # in training; it is published as jumprelu
         threshold = tensors.take("topk_threshold").expand(latents)
-    elif kind != "topk":
-        known = "standard, topk, batchtopk, matryoshka_batchtopk and jumprelu can be loaded"
+    elif kind not in ("topk", "abstopk"):
+        known = "standard, topk, abstopk, batchtopk, matryoshka_batchtopk and jumprelu can be loaded"
         raise _refuse(found, "architecture", kind, known)
-    return Parts(
+    parts = Parts(
         kind,
         encoder,
         tensors.take("b_enc", latents),
@@ -137,9 +137,18 @@ def _saelens(found: Checkpoint, tensors: _Tensors) -> Parts:
         _count(found, "k", k, latents) if threshold is None else None,
         threshold,
         centred=bool(about.get("apply_b_dec_to_input", True)),
-        by_length=bool(about.get("rescale_acts_by_decoder_norm", False)),
+        by_length="topk" in kind and bool(about.get("rescale_acts_by_decoder_norm", False)),
         architecture="matryoshka" if kind.startswith("matryoshka") else "topk",
     )
+    if kind == "abstopk":  # latents 2 j and 2 j + 1 are the ends of axis j: the k largest of them are the same code
+        ends = {key: _ends(getattr(parts, key)) for key in ("encoder", "bias", "decoder")}
+        parts = parts._replace(**ends)
+    return parts
+
+
+def _ends(values: Tensor) -> Tensor:
+    """[2 n, ...]: each of the n rows, then its negative."""
+    return torch.stack([values, -values], dim=1).flatten(0, 1)
 
 
 def _sparsify(found: Checkpoint, tensors: _Tensors) -> Parts:
