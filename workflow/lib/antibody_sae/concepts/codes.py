@@ -92,6 +92,8 @@ class CodeFile:
         place, length = self._place[mine], self._length[mine]
         ptr = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
         some = np.flatnonzero(length)
+        if not len(some):  # an SAE with thresholds may be silent on a whole antibody
+            return Csr(ptr, np.empty(0, np.int32), np.empty(0, np.float32))
         new = np.flatnonzero(np.diff(place[some] - ptr[some], prepend=-(1 << 62)) != 0)  # where the file does not go on
         first, last, at = some[new], some[np.append(new[1:], len(some)) - 1], place[some[new]] * _ENTRY.itemsize
         sizes = (ptr[last + 1] - ptr[first]) * _ENTRY.itemsize
