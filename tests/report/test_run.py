@@ -43,7 +43,9 @@ def test_a_loaded_sae_is_named_by_where_it_comes_from(tmp_path):
     assert [row["architecture"] for row in found["saes"]] == ["loaded", "topk"]
     assert "mine and TopK sparse autoencoders with 48 and 64 latents, 4 and 9 active" in overview.described(run, found)
     (section,) = training.sections(run, Palette([sae.title for sae in run.saes]))
-    assert section.text == "mine was loaded (SAELens jumprelu), and has no history here: its metrics stand below."
+    assert (
+        section.text == f"mine was {run.source(mine)}: what is loaded has no history here, and its metrics stand below."
+    )
     history = next(figure for figure in section.figures if figure.name == "fvu-layer2")
     assert set(history.data["sae"]) == {"TopK"}
     assert set(section.tables[0].data["title"]) == {run.title(mine), run.title(topk)}

@@ -33,6 +33,7 @@ def metadata(sae: SAE) -> dict[str, Any]:
     """What a user must know to give an SAE the activations that it was trained on, under SAELens's names where it has
     some."""
     config = sae.config
+    folded = f"; the scale {sae.scale:.6g} of training is folded into the weights"
     kept = ("layer", "revision", "weights_sha256", "tokenizer_sha256", "model_dtype", "architecture")
     return {
         "sae_lens_version": _FORMAT,
@@ -40,7 +41,7 @@ def metadata(sae: SAE) -> dict[str, Any]:
         "model_name": config.get("model"),
         "hook_name": config.get("hook"),
         **{key: config.get(key) for key in kept},
-        "scaling": f"reads raw activations; the scale {sae.scale:.6g} of training is folded into the weights",
+        "scaling": "reads raw activations" + folded * (sae.scale != 1),
         "tokens_seen": tokens_seen(config),
         "licence": PRESETS.get(config.get("model") or "", {}).get("licence") or _UNKNOWN,
     }
