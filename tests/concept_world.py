@@ -38,6 +38,9 @@ class MemoryStore:
         self.x, self.n, self.d_model = torch.from_numpy(x), len(x), x.shape[1]
         self.ids = np.arange(len(x)) if ids is None else ids
 
+    def provenance(self):
+        return {"model": "planted"}
+
     def blocks(self, rows: int):
         for start in range(0, self.n, rows):
             yield self.x[start : start + rows], self.ids[start : start + rows]

@@ -37,6 +37,8 @@ CONCEPTS = {
     f"donor={HOSTILE}": "antibody",
 }  # fmt: skip
 TARGETS = ["j-gene=IGHJ4", "v-family=IGHV4"]
+LOADED = {"latents": 48, "k": 9, "architecture": "topk", "loaded": {"library": "SAELens", "kind": "jumprelu"}}
+"""config.json of an SAE that is not trained, where the configuration has one."""
 
 
 def configuration(latents: int = 64, **sections: Any) -> dict[str, Any]:
@@ -132,7 +134,10 @@ def _sequences(folder: Path, n: int, rng: np.random.Generator) -> list[str]:
 
 def _trained(run: Run, sae: Any, rng: np.random.Generator) -> None:
     place = run.folder / "saes" / sae.folder
-    k = run.settings[sae.name]["latents"]
+    loaded = "load" in run.settings[sae.name]
+    if loaded:
+        write_json(LOADED, place / "config.json")
+    k = run.shape(sae)["latents"]
     rows = torch.randn(k, 16, generator=torch.Generator().manual_seed(int(rng.integers(1e6))))
     write_safetensors({"decoder.weight": rows / rows.norm(dim=1, keepdim=True)}, place / "sae.safetensors")
     tokens = np.linspace(2048, 200_000, 40).astype(int)
@@ -147,7 +152,8 @@ def _trained(run: Run, sae: Any, rng: np.random.Generator) -> None:
         "k": 4,
         "lr": 1e-3,
     }
-    write_parquet(pd.DataFrame(history), place / "history.parquet")
+    if not loaded:
+        write_parquet(pd.DataFrame(history), place / "history.parquet")
     prefix = [0, 1, 4, 16, k]
     write_json(
         {
@@ -160,7 +166,7 @@ def _trained(run: Run, sae: Any, rng: np.random.Generator) -> None:
 
 
 def _concepts(run: Run, sae: Any, ids: list[str], positions: list[str], rng: np.random.Generator) -> None:
-    k = run.settings[sae.name]["latents"]
+    k = run.shape(sae)["latents"]
     n = len(CONCEPTS)
     f1 = rng.uniform(0.5, 0.95, n)
     best = pd.DataFrame({"concept": list(CONCEPTS), "level": list(CONCEPTS.values())})

@@ -1,5 +1,6 @@
 """Mistakes in a configuration are found before any job, and named with a remedy."""
 
+import json
 import subprocess
 import sys
 
@@ -71,6 +72,37 @@ def test_mistakes_are_named(change, message):
 def test_an_sae_overrides_what_all_share():
     full = config.complete({"saes": {"shared": {"k": 16}, "train": {"a": {"architecture": "topk"}, "b": {"k": 8}}}})
     assert [config.saes(full)[name]["k"] for name in "ab"] == [16, 8]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A checkpoint of SAELens, as far as no tensor is read."""
+    place = {"model_name": "iglm", "hook_name": "transformer.h.1"}
+    (tmp_path / "cfg.json").write_text(json.dumps({"architecture": "topk", "metadata": place}))
+    (tmp_path / "sae_weights.safetensors").write_bytes(b"")
+    return str(tmp_path)
+
+
+def test_a_loaded_sae_has_one_seed_and_is_steered(saved):
+    full = config.complete({"saes": {"seeds": [3, 4], "train": {"a": {}, "mine": {"load": saved}}}})
+    assert config.seeds(full) == {"a": [3, 4], "mine": [3]}
+    assert config.steered_saes(full) == config.seeds(full)
+    assert config.saes(full)["mine"] == {"load": saved, "architecture": "loaded", "random_model": False}
+    assert "load" not in config.saes(full)["a"]
+
+
+def test_a_checkpoint_that_does_not_fit_is_said_before_any_job(saved):
+    def mistake(mine, **sections):
+        with pytest.raises(InputError) as raised:
+            config.complete({"saes": {"train": {"mine": mine}}, **sections})
+        return str(raised.value)
+
+    assert "saes.train.mine: k, seeds beside load" in mistake({"load": saved, "k": 8, "seeds": [1]})
+    assert "saes.train.mine.load: /nowhere: no such folder; give the folder" in mistake({"load": "/nowhere"})
+    assert "this run's is after block 3" in mistake({"load": saved}, activations={"layers": [2, 3]})
+    assert "model 'iglm', this run's is iglm-s" in mistake({"load": saved}, model={"name": "iglm-s"})
+    with pytest.raises(InputError, match=r"saes\.shared\.load: a checkpoint is one SAE"):
+        config.complete({"saes": {"shared": {"load": saved}}})
 
 
 def test_the_order_of_keys_changes_nothing(default):

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from antibody_sae import config, preflight
-from antibody_sae.io import InputError
+from antibody_sae.io import InputError, write_json, write_safetensors
 
 RATES = preflight.Rates(generated=20.0, harvested=10_000.0, numbered=200.0, trained=20_000.0)
 
@@ -83,6 +84,28 @@ def test_seeds_and_controls_count(quick):
     assert preflight.steered(few) < preflight.steered(more) == preflight.steered(seven)
     assert preflight.steered(controlled) == preflight.steered(few)
     assert preflight.estimate(controlled, RATES, 2, 192)[1] > 3 * preflight.estimate(few, RATES, 2, 192)[1]
+
+
+def test_a_checkpoint_is_held_against_the_model_before_anything_is_measured(quick, tmp_path, monkeypatch):
+    """What the configuration alone cannot see: the weights' hash, the width, and whether its tensors are sound."""
+    monkeypatch.setattr(preflight, "measure", lambda c: RATES)
+
+    def saved(width, **place):
+        tensors = {"W_enc": (width, 8), "b_enc": (8,), "W_dec": (8, width), "b_dec": (width,)}
+        write_safetensors(
+            {name: torch.ones(shape) for name, shape in tensors.items()}, tmp_path / "sae_weights.safetensors"
+        )
+        write_json({"architecture": "topk", "k": 2, "metadata": place}, tmp_path / "cfg.json")
+        return {**quick, "saes": {**quick["saes"], "train": {"mine": {"load": str(tmp_path)}}}}
+
+    assert "time to train" in preflight.check(saved(192, model_name="iglm-s"), 2, tmp_path / "run")
+    for width, place, message in (
+        (64, {}, r"saes\.train\.mine\.load: .*: it reads activations of width 64, this run's model has 192"),
+        (192, {"weights_sha256": "another"}, "weights_sha256 is 'another', this run's model has"),
+        (192, {"hook_name": "transformer.h.0"}, r"after block 1 \(transformer\.h\.0\), this run's is after block 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            preflight.check(saved(width, **place), 2, tmp_path / "run")
 
 
 @pytest.mark.parametrize("kind", ["csv", "csv.gz", "fasta", "parquet"])

@@ -178,6 +178,14 @@ def test_activations_that_do_not_belong_are_refused(world):
     twice = store_of(np.vstack([x, x[:1]]), np.append(np.arange(len(x)), 0))
     with pytest.raises(InputError, match="twice"):
         association.associate(twice, planted_sae(), labels, labels.support(5), pd.DataFrame(), SETTINGS)
+    elsewhere = replace(planted_sae(), config={"model": "another"})
+    store, support = store_of(x, np.arange(len(x))), labels.support(5)
+    for use in (
+        lambda: association.associate(store, elsewhere, labels, support, pd.DataFrame(), SETTINGS),
+        lambda: codes.encode(elsewhere, store, labels, np.ones(len(x), bool)),
+    ):
+        with pytest.raises(InputError, match="model is 'planted', and this SAE reads activations of model 'another'"):
+            use()
     foreign = store_of(x, np.arange(len(x)) + 1)
     with pytest.raises(InputError, match="in no split"):
         baselines.compute(foreign, labels, SETTINGS["thresholds"])

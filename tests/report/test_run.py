@@ -1,9 +1,14 @@
 """Reading a run's tables."""
 
 import pytest
+import synthetic_run
 from antibody_sae.concepts import catalogue
 from antibody_sae.io import InputError
+from antibody_sae.report import summary
+from antibody_sae.report.charts.base import Palette
+from antibody_sae.report.findings import first_of
 from antibody_sae.report.run import Run
+from antibody_sae.report.tabs import overview, training
 
 
 @pytest.mark.parametrize(
@@ -22,6 +27,29 @@ from antibody_sae.report.run import Run
 )
 def test_concepts_in_words(concept, label):
     assert catalogue.concept_label(concept) == label
+
+
+def test_a_loaded_sae_is_named_by_where_it_comes_from(tmp_path):
+    """It has no history, and the page says so; its shape is the checkpoint's; the claims' TopK is the trained one."""
+    (tmp_path / "cfg.json").write_text("{}")
+    (tmp_path / "sae_weights.safetensors").write_bytes(b"")
+    train = {"mine": {"load": str(tmp_path)}, "topk": {"architecture": "topk"}}
+    shared = {"latents": 64, "k": 4}
+    run = synthetic_run.make(tmp_path / "run", synthetic_run.configuration(saes={"shared": shared, "train": train}))
+    mine, topk = run.saes
+    assert [run.title(sae) for sae in run.saes] == ["mine, loaded (SAELens jumprelu)", "TopK"]
+    assert [run.shape(sae) for sae in run.saes] == [{"latents": 48, "k": 9}, {"latents": 64, "k": 4}]
+    found = summary.summary(run)
+    assert [row["architecture"] for row in found["saes"]] == ["loaded", "topk"]
+    assert "mine and TopK sparse autoencoders with 48 and 64 latents, 4 and 9 active" in overview.described(run, found)
+    (section,) = training.sections(run, Palette([sae.title for sae in run.saes]))
+    assert (
+        section.text == f"mine was {run.source(mine)}: what is loaded has no history here, and its metrics stand below."
+    )
+    history = next(figure for figure in section.figures if figure.name == "fvu-layer2")
+    assert set(history.data["sae"]) == {"TopK"}
+    assert set(section.tables[0].data["title"]) == {run.title(mine), run.title(topk)}
+    assert first_of(run, "topk") == "TopK"
 
 
 def test_a_broken_table_is_named(run, tmp_path):

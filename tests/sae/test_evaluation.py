@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from antibody_sae.io import InputError
 from antibody_sae.models.model import Encoded
 from antibody_sae.sae import evaluation
 from antibody_sae.sae.evaluation import evaluate, splice
+from antibody_sae.sae.model import SAE
 from antibody_sae.sae.settings import Settings
+from antibody_sae.sae.stream import statistics
 from antibody_sae.sae.training import train
-from sae_world import ARCHITECTURES, SMALL, data
+from antibody_sae.steering.candidates import energy_rank
+from sae_world import ARCHITECTURES, SMALL, data, make_store
 
 
 def test_a_mean_predictor_has_fvu_one(store, keep, tmp_path):
@@ -37,6 +41,23 @@ def test_sorting_by_energy_is_a_permutation(store, keep, tmp_path, monkeypatch):
     assert found["fvu_6_by_energy"] < min(found["fvu_6"], turned["fvu_6"])
     ranked = evaluate(evaluation.reordered(sae, evaluation.by_energy(found["energy"])), store, ~keep)
     assert ranked["fvu_6"] == pytest.approx(found["fvu_6_by_energy"])
+
+
+@pytest.mark.parametrize(("key", "value"), [("layer", 3), ("weights_sha256", "another"), ("model_dtype", "bfloat16")])
+def test_an_sae_is_refused_on_other_activations_than_its_own(store, keep, tmp_path, key, value):
+    """As a user does it: load it for the store, or evaluate, measure or rank it there."""
+    sae, _ = train(store, keep, Settings(**SMALL), 0, tmp_path / "c")
+    sae.save(tmp_path / "sae")
+    other = make_store(tmp_path / "other", data(2000), **{key: value})
+    with pytest.raises(InputError, match=f"{key} is .*, this run expects {value!r}"):
+        SAE.load(tmp_path / "sae", other.provenance())
+    for use in (
+        lambda: evaluate(sae, other, ~keep),
+        lambda: statistics(sae, other, keep),
+        lambda: energy_rank(sae, other),
+    ):
+        with pytest.raises(InputError, match=f"other: {key} is {value!r}, and this SAE reads activations of {key} "):
+            use()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

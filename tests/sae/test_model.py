@@ -208,19 +208,6 @@ def test_activations_of_another_width_are_refused():
         make_sae().encode(torch.zeros(3, D + 1))
 
 
-def test_sae_lens_reads_the_export_and_agrees(tmp_path, x):
-    sae_lens = pytest.importorskip("sae_lens", reason="install envs/peers.txt in an environment of its own")
-    sae = make_sae()
-    sae.export_saelens(tmp_path)
-    theirs = sae_lens.SAE.load_from_disk(tmp_path)
-    codes = sae.encode(x)
-    code = theirs.encode(x)
-    code = code.to_dense() if code.is_sparse else code
-    torch.testing.assert_close(code, scattered(codes, LATENTS), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(theirs(x), sae.decode(codes), atol=1e-5, rtol=1e-5)
-    assert json.loads((tmp_path / "cfg.json").read_text())["architecture"] == "topk"
-
-
 def test_laws_are_laws():
     for law, exponent in (("zipf", 1.0), ("zipf", 0.3), ("geometric", 5.0), ("uniform", 1.0)):
         for mass in (0.0, 0.25):

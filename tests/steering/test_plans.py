@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -185,6 +187,12 @@ def test_earliest_of_a_topk_sae_is_its_rank_by_energy(planted):
     energy = (acts @ sae.directions.T).clamp(min=0).square().sum(0)  # k is all 30, so the code is the whole product
     assert sorted(rank) == list(range(30))
     assert scipy.stats.spearmanr(rank, -energy).statistic > 0.95
+
+
+def test_a_dictionary_whose_one_active_latent_is_chosen_has_none_to_compare_it_with(compared, planted):
+    known = replace(compared["known"], alive=np.arange(30) == 0)
+    plan = plans.explore_sae(planted["sae"], known, [[("f1", 0)]], {}, TARGETS, SETTINGS, 1.0, 0)
+    assert set(plan.table["kind"]) == {"latent", "shuffled_sign"}
 
 
 def test_every_arm_of_a_length_is_equally_long(compared, planted):

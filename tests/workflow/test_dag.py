@@ -111,10 +111,27 @@ def test_the_control_on_random_weights_is_harvested_trained_and_compared_but_not
     assert not {"harvest", "steer_plan", "steer_sparse", "steer_generate", "compare_seeds"} & set(planned)
 
 
+def test_a_loaded_sae_takes_the_place_of_a_trained_one(project):
+    """It is loaded once, has no history to wait for, and is associated, steered and reported like the others."""
+    folder = project.folder / "results" / "quick" / "saes" / "layer2" / "topk-seed0"
+
+    def change(c):
+        c["saes"].update(seeds=[0, 1], train={"mine": {"load": str(folder)}, "topk": None, "ordered": None})
+
+    planned = project.planned(change)
+    assert planned["load_sae"] == planned["evaluate_sae"] == planned["associate"] == planned["steer_plan"] == 1
+    assert "report" in planned
+    assert not {"train_sae", "compare_seeds", "harvest"} & set(planned)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda c: c.update(sterring={}), "did you mean 'steering'"),
+        (
+            lambda c: c["saes"].update(train={"mine": {"load": "nowhere"}}),
+            "saes.train.mine.load: nowhere: no such folder",
+        ),
         (lambda c: c["activations"].update(layers=[9]), "layers 1 to 3"),
         (lambda c: c["saes"]["shared"].update(k=9999), "k 9999 > latents"),
         (lambda c: c["model"].update(name="nothing-like-it"), "none of iglm"),

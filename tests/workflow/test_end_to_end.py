@@ -1,10 +1,12 @@
 """The quick run, whole, on IgLM-S's real weights: every file of the contract, consistent with one another."""
 
 import json
+import shutil
 import zipfile
 
 import pandas as pd
 import pytest
+import yaml
 from antibody_sae import activations
 from antibody_sae.models import model as models
 from antibody_sae.models import presets
@@ -59,6 +61,33 @@ def test_both_saes_are_there_and_say_where_they_come_from(run, name):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert 0 < metrics["fvu"] < 0.6
     assert json.loads((folder / "config.json").read_text())["architecture"] == name
+
+
+def test_a_dictionary_goes_out_and_comes_back(quick_run, run):
+    metrics, best = (f"results/quick/{n}" for n in ("saes/layer2/{}/metrics.json", "concepts/layer2/{}/best.parquet"))
+    project, _ = quick_run
+    done = project.snakemake("export")
+    assert done.returncode == 0, done.stdout[-3000:]
+    folders = sorted(path.parent for path in run.glob("export/layer2/*/README.md"))
+    assert [folder.name for folder in folders] == ["ordered-seed0", "topk-seed0"]
+    assert SAE.load(folders[1]).latents == 256
+    mine = project.folder / "mine"
+    mine.mkdir()
+    for name in ("cfg.json", "sae_weights.safetensors"):
+        shutil.copy(folders[1] / name, mine)
+    config = yaml.safe_load((project.folder / "tests" / "config" / "quick.yaml").read_text())
+    config["saes"]["train"] = {"mine": {"load": "mine"}}
+    (project.folder / "loaded.yaml").write_text(yaml.safe_dump(config))
+    metrics, best = (
+        f"results/quick/{name}" for name in ("saes/layer2/{}/metrics.json", "concepts/layer2/{}/best.parquet")
+    )
+    done = project.snakemake(*(name.format("mine-seed0") for name in (metrics, best)), config="loaded.yaml")
+    assert done.returncode == 0, done.stdout[-3000:]
+    one, other = (json.loads((project.folder / metrics.format(f"{sae}-seed0")).read_text()) for sae in ("topk", "mine"))
+    for figure in ("fvu", "l0", "cosine", "ce_reconstruction"):
+        assert other[figure] == pytest.approx(one[figure], rel=1e-3), figure
+    one, other = (pd.read_parquet(project.folder / best.format(f"{sae}-seed0")) for sae in ("topk", "mine"))
+    assert (one["latent"].fillna(-1) == other["latent"].fillna(-1)).mean() > 0.9, "the same latents stand for concepts"
 
 
 def test_tables_and_report(run):

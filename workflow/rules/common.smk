@@ -8,6 +8,8 @@ SEEDS = settings.seeds(config)  # of each SAE
 ONE_SAE = "layer{layer}/{sae}-seed{seed}"
 EVERY_SAE = [ONE_SAE.format(layer=layer, sae=sae, seed=seed) for layer in LAYERS for sae in SAES for seed in SEEDS[sae]]
 TRAINED = list(settings.steered_saes(config))  # controls stand beside, and are not steered
+LOADED = [sae for sae in SAES if "load" in SAES[sae]]  # saved before: they are not trained, and have no history
+EVERY_LOADED = [sae for sae in EVERY_SAE if Path(sae).name.rpartition("-seed")[0] in LOADED]
 SEVERAL = [f"layer{layer}/{sae}" for layer in LAYERS for sae in TRAINED if len(SEEDS[sae]) > 1]
 SHARDS, RANDOM_SHARDS = (  # of the language model's activations, and of those of its architecture with random weights
     expand(

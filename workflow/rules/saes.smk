@@ -1,4 +1,7 @@
-# Stage 5: sparse autoencoders, one job each; with two seeds or more, how far the seeds agree.
+# Stage 5: sparse autoencoders, one job each, trained or loaded; with two seeds or more, how far the seeds agree; and what
+# `snakemake export` writes for others.
+
+EXPORTED = ["README.md", "cfg.json", "sae_weights.safetensors", "config.json", "sae.safetensors"]
 
 
 rule train_sae:
@@ -15,6 +18,8 @@ rule train_sae:
         f"{OUT}/logs/train_sae-layer{{layer}}-{{sae}}-seed{{seed}}.log",
     benchmark:
         f"{OUT}/benchmarks/train_sae-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    wildcard_constraints:
+        sae="|".join(sae for sae in SAES if sae not in LOADED) or "none",
     conda:
         "../../envs/environment.yaml"
     threads: config["saes"]["threads"]
@@ -31,6 +36,37 @@ rule train_sae:
         code=code("train_sae.py"),
     script:
         "../scripts/train_sae.py"
+
+
+rule load_sae:
+    input:
+        checkpoint=lambda wildcards: checkpoints.recognise(SAES[wildcards.sae]["load"]).files,
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        shards=SHARDS,
+        splits=f"{OUT}/splits/antibodies.parquet",
+        chains=f"{OUT}/numbering/chains.parquet",
+    output:
+        weights=f"{OUT}/saes/{ONE_SAE}/sae.safetensors",
+        config=f"{OUT}/saes/{ONE_SAE}/config.json",
+    log:
+        f"{OUT}/logs/load_sae-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/load_sae-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    wildcard_constraints:
+        sae="|".join(LOADED) or "none",
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 0),
+        runtime=minutes(60),
+    params:
+        run=lambda wildcards, input: str(Path(input.splits).parents[1]),
+        names=[config["model"]["name"], presets.resolve(config["model"]).checkpoint],
+        load=lambda wildcards: SAES[wildcards.sae]["load"],
+        code=code("load_sae.py"),
+    script:
+        "../scripts/load_sae.py"
 
 
 rule evaluate_sae:
@@ -85,3 +121,34 @@ rule compare_seeds:
         code=code("compare_seeds.py"),
     script:
         "../scripts/compare_seeds.py"
+
+
+rule export_sae:
+    input:
+        sae=f"{OUT}/saes/{ONE_SAE}/config.json",
+        weights=f"{OUT}/saes/{ONE_SAE}/sae.safetensors",
+        metrics=f"{OUT}/saes/{ONE_SAE}/metrics.json",
+    output:
+        expand(f"{OUT}/export/{ONE_SAE}/{{file}}", file=EXPORTED, allow_missing=True),
+    log:
+        f"{OUT}/logs/export_sae-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/export_sae-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    localrule: True  # a second's work, whatever the run's size: not worth a place in a queue
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500),
+        runtime=minutes(10),
+    params:
+        model=model_of,
+        code=code("export_sae.py"),
+    script:
+        "../scripts/export_sae.py"
+
+
+rule export:
+    input:
+        expand(f"{OUT}/export/{{sae}}/README.md", sae=EVERY_SAE),
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue

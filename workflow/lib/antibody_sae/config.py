@@ -18,9 +18,10 @@ import yaml
 from antibody_sae import species
 from antibody_sae.io import InputError
 from antibody_sae.models import presets
+from antibody_sae.sae import checkpoints
 
 if TYPE_CHECKING:
-    from antibody_sae.sections import Config, SAESection
+    from antibody_sae.sections import Config, NamedSAE
 
 LIBRARY = Path(__file__).parent
 SCHEMA = LIBRARY.parents[1] / "schemas" / "config.schema.yaml"
@@ -133,9 +134,26 @@ def _mistakes(config: Config) -> Iterator[str]:
     yield from species.mistakes(sequences, config["numbering"]["species"], spec.name, spec.species)
     if config["splits"]["validation"] + config["splits"]["test"] >= 1:
         yield "splits: validation and test leave nothing to train on; make them smaller"
+    if config["saes"]["shared"].get("load"):
+        yield "saes.shared.load: a checkpoint is one SAE; give it as `load` of an entry of saes.train"
     for name, sae in saes(config).items():
-        if sae["k"] > sae["latents"]:
+        if sae.get("load"):
+            yield from _mistakes_of_loaded(config, name, spec.checkpoint)
+        elif sae["k"] > sae["latents"]:
             yield f"saes.train.{name}: k {sae['k']} > latents {sae['latents']}"
+
+
+def _mistakes_of_loaded(config: Config, name: str, checkpoint: str) -> Iterator[str]:
+    """Of an entry of saes.train with `load`, as far as no tensor and no weights of the model are read."""
+    own = config["saes"]["train"][name]
+    if more := sorted(own.keys() - {"load"}):
+        yield f"saes.train.{name}: {', '.join(more)} beside load, but what is loaded is not trained; leave it out"
+    try:
+        found = checkpoints.recognise(str(own["load"]))
+        for layer in config["activations"]["layers"]:
+            checkpoints.check(found, {"layer": layer}, [config["model"]["name"], checkpoint])
+    except InputError as error:
+        yield f"saes.train.{name}.load: {error}"
 
 
 _COLUMN = "steering.targets: {!r} is a column of the input, which written sequences do not have"
@@ -189,20 +207,25 @@ def passages(config: Config) -> list[str]:
     return [chains] if chains in presets.resolve(config["model"]).templates else list(chains)
 
 
-def saes(config: Config) -> dict[str, SAESection]:
-    """Settings of each SAE by name: defaults, then saes.shared, then its own entry of saes.train."""
+def saes(config: Config) -> dict[str, NamedSAE]:
+    """Settings of each SAE by name: defaults, then saes.shared, then its own entry of saes.train; of one that is loaded
+    `load`, and what is asked of every SAE."""
     defaults = {key: part["default"] for key, part in _schema()["$defs"]["sae"]["properties"].items()}
     full: dict[str, Any] = {}
     for name, own in config["saes"]["train"].items():
+        if own.get("load"):
+            full[name] = {"load": own["load"], "architecture": "loaded", "random_model": False}
+            continue
         full[name] = {**defaults, **config["saes"]["shared"], **own}
-        del full[name]["seeds"]
+        del full[name]["seeds"], full[name]["load"]
     return full
 
 
 def seeds(config: Config) -> dict[str, list[int]]:
-    """Seeds of each SAE by name: its own where it has some, else those of all."""
-    shared, every = config["saes"]["shared"].get("seeds"), config["saes"]["seeds"]
-    return {name: own.get("seeds") or shared or every for name, own in config["saes"]["train"].items()}
+    """Seeds of each SAE by name: its own where it has some, else those of all; of one that is loaded, the first."""
+    every = config["saes"]["shared"].get("seeds") or config["saes"]["seeds"]
+    train = config["saes"]["train"]
+    return {name: every[:1] if own.get("load") else own.get("seeds") or every for name, own in train.items()}
 
 
 def kind_of(sae: SAESection) -> str:
@@ -211,8 +234,10 @@ def kind_of(sae: SAESection) -> str:
     return "-".join(parts) or "topk"
 
 
-def control_of(sae: SAESection) -> str | None:
+def control_of(sae: NamedSAE) -> str | None:
     """What an SAE is a control of claim 1 by: `untrained`, `random_model`, or None. A control is not steered."""
+    if sae.get("load"):
+        return None
     return "random_model" if sae["random_model"] else None if sae["tokens"] else "untrained"
 
 

@@ -26,7 +26,7 @@ from antibody_sae.sequences import readers
 from antibody_sae.sequences.records import ReadSettings
 
 if TYPE_CHECKING:
-    from antibody_sae.sections import Config
+    from antibody_sae.sections import Config, NamedSAE
 
 MEAN_RESIDUES = {"H": 121, "L": 108, "HL": 229}
 """Mean residues of a human antibody by its chains; only an estimate is made of it."""
@@ -70,7 +70,7 @@ def measure(config: Config) -> Rates:
     from antibody_sae import hardware
     from antibody_sae.models import model as models
     from antibody_sae.numbering import anarci
-    from antibody_sae.sae.settings import settings_from
+    from antibody_sae.sae.settings import Settings, settings_from
     from antibody_sae.sae.trainer import Trainer
 
     torch.set_num_threads(1)
@@ -118,7 +118,7 @@ def measure(config: Config) -> Rates:
     harvested = _rate(harvest, [(1, 8), (1, 120), (4, 120), (16, 120), (64, 120)])
     _say(f"reads {harvested:,.0f} residues a second and thread")
     rows = torch.cat(states).float()
-    settings = settings_from(next(iter(saes(config).values())))
+    settings = settings_from(learned[0]) if (learned := _learned(config)) else Settings()
     trainer = Trainer(settings, rows, float(rows.std()))
 
     def train(size: int) -> int:
@@ -191,6 +191,30 @@ def check_transfer(config: Config) -> None:
             abroad.check(read_json(abroad.manifest(other, layer)), own, other)
 
 
+def check_loaded(config: Config) -> None:
+    """Raise InputError where a checkpoint under saes.train cannot be loaded, or was trained on the activations of other
+    weights, another layer or another width."""
+    folders = {name: sae["load"] for name, sae in saes(config).items() if "load" in sae}
+    if folders:
+        from antibody_sae.models import model as models
+        from antibody_sae.sae import checkpoints, loading
+
+        model = models.load(config["model"])
+        names = [model.spec.name, model.spec.checkpoint]
+        for name, folder in folders.items():
+            for layer in config["activations"]["layers"]:
+                try:
+                    expected = {**model.provenance, "layer": layer}
+                    loading.check(checkpoints.recognise(str(folder)), expected, names, model.d_model)
+                except InputError as error:
+                    raise InputError(f"config: saes.train.{name}.load: {error}") from error
+
+
+def _learned(config: Config) -> list[NamedSAE]:
+    """Settings of the SAEs that are trained."""
+    return [sae for sae in saes(config).values() if "load" not in sae]
+
+
 def _records(path: Path) -> int:
     size = path.stat().st_size
     with open(path, "rb") as handle:
@@ -246,7 +270,7 @@ def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[st
     own, known = seeds(config), saes(config)
     jobs = layers * sum(map(len, own.values()))
     steering_units = layers * (1 + sum(map(len, steered_saes(config).values())))
-    learned = layers * sum(len(own[name]) * each["tokens"] for name, each in known.items())
+    learned = layers * sum(len(own[name]) * each["tokens"] for name, each in known.items() if "load" not in each)
     read = 1 + len({seed for name, each in known.items() if each["random_model"] for seed in own[name]})  # models
     start = rates.start  # of each job: seconds that a small run spends on little else
     work = {  # seconds on one thread, and the threads that can share it
@@ -300,11 +324,12 @@ def check(config: Config, cores: int, folder: str | Path) -> str:
     """
     check_columns(config)
     check_transfer(config)
+    check_loaded(config)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     held = [os.environ.get(name) for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")]
     machine = [platform.node(), *held]
-    key = repr([machine, config["model"], config["activations"]["layers"], next(iter(saes(config).values()))])
+    key = repr([machine, config["model"], config["activations"]["layers"], _learned(config)[:1]])
     saved = folder / "preflight.json"
     known = read_json(saved) if saved.is_file() else {}
     if known.get("key") != key:

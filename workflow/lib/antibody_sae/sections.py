@@ -134,6 +134,7 @@ class SAESection(TypedDict, total=False):
 class NamedSAE(SAESection, total=False):
     """An entry of saes.train, or what all share."""
 
+    load: str | None
     seeds: list[int] | None
 
 

@@ -92,6 +92,8 @@ class CodeFile:
         place, length = self._place[mine], self._length[mine]
         ptr = np.concatenate([[0], np.cumsum(length, dtype=np.int64)])
         some = np.flatnonzero(length)
+        if not len(some):  # an SAE with thresholds may be silent on a whole antibody
+            return Csr(ptr, np.empty(0, np.int32), np.empty(0, np.float32))
         new = np.flatnonzero(np.diff(place[some] - ptr[some], prepend=-(1 << 62)) != 0)  # where the file does not go on
         first, last, at = some[new], some[np.append(new[1:], len(some)) - 1], place[some[new]] * _ENTRY.itemsize
         sizes = (ptr[last + 1] - ptr[first]) * _ENTRY.itemsize
@@ -131,7 +133,9 @@ def codes_of(sae: SAE, x: Tensor) -> tuple[Ints, Floats]:
 
 
 def encode(sae: SAE, store: Store, labels: Labels, wanted: np.ndarray) -> CodeFile:
-    """The SAE's codes of the `wanted` residues ([residues] bool) among the activations."""
+    """The SAE's codes of the `wanted` residues ([residues] bool) among the activations. Raises InputError where those
+    are not the SAE's."""
+    sae.check(store.provenance(), store.folder)
     file = CodeFile(np.sort(np.concatenate([ids[wanted[ids]] for _, ids in store.blocks(ENCODE)])), labels)
     for x, ids in store.blocks(ENCODE):
         keep = wanted[ids]

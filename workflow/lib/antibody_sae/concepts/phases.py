@@ -166,9 +166,11 @@ def untrained(sae: SAE, seed: int) -> SAE:
 def encode(setup: Setup, scratch: str | Path | None) -> Encoding:
     """Encode the store once (and held-out residues with the untrained SAE); sum up where each latent is active.
 
-    Raises InputError for a residue that the store holds twice, or that is in no split.
+    Raises InputError for a residue that the store holds twice, or that is in no split, and where the store is not the
+    SAE's.
     """
     store, sae, labels = setup.store, setup.sae, setup.labels
+    sae.check(store.provenance(), store.folder)
     ids = np.sort(np.concatenate([ids for _, ids in store.blocks(ENCODE)]))
     if len(ids) and (np.diff(ids) == 0).any():
         raise InputError(f"{store.folder}: a residue appears twice among the activations; delete it and run again")

@@ -13,7 +13,7 @@ STAGES = {
     "numbering": r"number|merge_numbering",
     "splits": r"split",
     "activations": r"harvest|manifest",
-    "SAEs": r"train_sae|evaluate_sae|compare_seeds",
+    "SAEs": r"train_sae|load_sae|evaluate_sae|compare_seeds",
     "concepts": r"label_concepts|concept_baselines|associate|concept_tables|lineages|lineage_table",
     "steering": r"steer_\w+",
     "transfer": r"transfer|transfer_tables",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +39,7 @@ def kind_label(kind: str) -> str:
 
 @dataclass(frozen=True)
 class TrainedSAE:
-    """One trained SAE of a run."""
+    """One SAE of a run."""
 
     layer: int
     name: str
@@ -101,9 +101,27 @@ class Run:
         self.many_seeds = len({sae.seed for sae in self.saes}) > 1
 
     def title(self, sae: TrainedSAE) -> str:
-        """The SAE's title, with layer and seed where the run has several."""
+        """The SAE's title, with layer and seed where the run has several, and where it comes from if it was loaded."""
         layer, seed = f", layer {sae.layer}" * self.many_layers, f", seed {sae.seed}" * self.many_seeds
-        return f"{sae.title}{layer}{seed}"
+        return f"{sae.title}{layer}{seed}" + (f", {self.source(sae)}" if sae in self.loaded else "")
+
+    @cached_property
+    def loaded(self) -> dict[TrainedSAE, dict[str, Any]]:
+        """config.json of each SAE that was loaded, not trained."""
+        of = [sae for sae in self.saes if "load" in self.settings[sae.name]]
+        return {sae: read_json(self.folder / "saes" / sae.folder / "config.json") for sae in of}
+
+    def source(self, sae: TrainedSAE) -> str:
+        """Where a loaded SAE comes from, in words."""
+        of = self.loaded[sae]["loaded"]
+        return f"loaded ({of['library']} {of['kind']})"
+
+    def shape(self, sae: TrainedSAE) -> dict[str, int]:
+        """An SAE's `latents` (both ends of an axis count) and `k`; of a loaded one they are the checkpoint's."""
+        if sae in self.loaded:
+            return {key: self.loaded[sae][key] for key in ("latents", "k")}
+        own = self.settings[sae.name]
+        return {"latents": own["latents"] * (2 if own["activation"] == "abstopk" else 1), "k": own["k"]}
 
     def table(self, path: str, columns: list[str] | None = None) -> pd.DataFrame:
         """A Parquet table of the run; empty if the run has none."""

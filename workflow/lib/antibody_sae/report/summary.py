@@ -87,8 +87,7 @@ def _sae(run: Run, sae: TrainedSAE) -> dict[str, Any]:
         "control": control_of(settings),
         "layer": sae.layer,
         "seed": sae.seed,
-        "latents": settings["latents"] * (2 if settings["activation"] == "abstopk" else 1),
-        "k": settings["k"],
+        **run.shape(sae),
     }
     metrics_file = run.folder / "saes" / sae.folder / "metrics.json"
     if metrics_file.exists():

@@ -130,8 +130,9 @@ def evaluate(sae: SAE, store: Store, keep: np.ndarray) -> dict[str, Any]:
     explained variance is 1 - fvu); prefixes: the explained variance of the first l latents of the code; fvu_64: the
     FVU of the first 64, fvu_64_by_energy: once the latents are sorted by energy, what any SAE gets by sorting alone;
     energy [latents]: mean squared value over tokens; l0, cosine (of x and its reconstruction): means over tokens; dead:
-    latents that never fire; dense: on more than 10 % of tokens.
+    latents that never fire; dense: on more than 10 % of tokens. Raises InputError where the store is not the SAE's.
     """
+    sae.check(store.provenance(), store.folder)
     n, l0 = 0, 0
     total, squares, cosine = np.zeros(sae.d_model), 0.0, 0.0
     errors, active = np.zeros(sae.latents + 1), np.zeros(sae.latents, dtype=np.int64)

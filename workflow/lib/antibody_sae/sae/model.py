@@ -113,6 +113,16 @@ class SAE:
                 setattr(copy, name, value.to(device))
         return copy
 
+    def check(self, provenance: Mapping[str, Any], source: str | Path) -> None:
+        """Raise InputError where `source`, activations of this `provenance` (`Store.provenance`), is of another model,
+        layer or number format than those that the SAE was trained on."""
+        for key, value in provenance.items():
+            if key in self.config and self.config[key] != value:
+                raise InputError(
+                    f"{source}: {key} is {value!r}, and this SAE reads activations of {key} {self.config[key]!r}; give "
+                    "it those, or train one on these"
+                )
+
     def center(self, x: Tensor | np.ndarray) -> Tensor:
         """(x - pre_bias) / scale as float32 on the SAE's device. Raises InputError for a wrong shape, NaN or Inf."""
         x = x if isinstance(x, Tensor) else torch.tensor(np.asarray(x, np.float32))
@@ -226,33 +236,3 @@ class SAE:
             threshold=tensors.get("threshold"),
             **own,
         )
-
-    def export_saelens(self, folder: str | Path) -> None:
-        """Write cfg.json and sae_weights.safetensors that `sae_lens.SAE.load_from_disk(folder)` reads.
-
-        The scale is folded into the weights, so the exported SAE reads raw activations and gives the same codes and
-        reconstructions; its decoder rows have norm `scale`.
-        """
-        write_safetensors(
-            {
-                "W_enc": (self.encoder_weight.T / self.scale).contiguous(),
-                "b_enc": self.encoder_bias,
-                "W_dec": self.directions * self.scale,
-                "b_dec": self.pre_bias,
-            },
-            Path(folder) / "sae_weights.safetensors",
-        )
-        cfg = {
-            "architecture": "topk",
-            "d_in": self.d_model,
-            "d_sae": self.latents,
-            "k": self.k,
-            "dtype": "float32",
-            "device": "cpu",
-            "apply_b_dec_to_input": True,
-            "normalize_activations": "none",
-            "reshape_activations": "none",
-            "rescale_acts_by_decoder_norm": False,
-            "metadata": {"model_name": self.config.get("model"), "hook_name": self.config.get("hook")},
-        }
-        write_json(cfg, Path(folder) / "cfg.json")

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 
 from antibody_sae.activations import Store
 from antibody_sae.io import InputError
+
+if TYPE_CHECKING:
+    from antibody_sae.sae.model import SAE
 
 CHUNK = 8192
 """Rows read from a shard at a time."""
@@ -143,3 +147,21 @@ def kept(store: Store, keep: np.ndarray) -> Iterator[Tensor]:
         rows = acts[torch.from_numpy(keep[residue_id])]
         if len(rows):
             yield rows.float()
+
+
+def statistics(sae: SAE, store: Store, keep: np.ndarray) -> tuple[Tensor, Tensor]:
+    """([latents] largest activation, [latents] share of active tokens) on the rows that `keep` [residue ids] allows.
+
+    Raises InputError where that is none, or the store is not the SAE's.
+    """
+    sae.check(store.provenance(), store.folder)
+    largest, active, n = torch.zeros(sae.latents), torch.zeros(sae.latents, dtype=torch.int64), 0
+    for x in kept(store, keep):
+        codes = sae.encode(x)
+        index, value = codes.indices.flatten().long(), codes.values.flatten()
+        largest.scatter_reduce_(0, index, value, "amax")
+        active += torch.bincount(index[value > 0], minlength=sae.latents)
+        n += len(x)
+    if n == 0:
+        raise InputError(f"{store.folder}: none of its residues is in the training split; check splits and shards")
+    return largest, (active / n).float()

@@ -22,13 +22,12 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors import safe_open
-from torch import Tensor
 
 from antibody_sae.activations import Store
 from antibody_sae.io import InputError, progress, read_safetensors, write_safetensors
 from antibody_sae.sae.model import SAE
 from antibody_sae.sae.settings import Settings
-from antibody_sae.sae.stream import Stream, kept
+from antibody_sae.sae.stream import Stream, statistics
 from antibody_sae.sae.trainer import Trainer
 
 HISTORY = ("step", "tokens", "loss", "fvu", "aux_loss", "dead", "k", "lr")
@@ -147,18 +146,6 @@ def train(
         "encoder_dtype": "bfloat16" if trainer._half else "float32",
     }
     sae = trainer.sae(config)
-    sae.max_activation, sae.density = _statistics(sae, store, keep)
+    sae.max_activation, sae.density = statistics(sae, store, keep)
     table = pd.DataFrame(history, columns=list(HISTORY))
     return sae, table.astype(dict.fromkeys(("step", "tokens", "dead", "k"), "int64"))
-
-
-def _statistics(sae: SAE, store: Store, keep: np.ndarray) -> tuple[Tensor, Tensor]:
-    """([latents] largest activation, [latents] share of active tokens)."""
-    largest, active, n = torch.zeros(sae.latents), torch.zeros(sae.latents, dtype=torch.int64), 0
-    for x in kept(store, keep):
-        codes = sae.encode(x)
-        index, value = codes.indices.flatten().long(), codes.values.flatten()
-        largest.scatter_reduce_(0, index, value, "amax")
-        active += torch.bincount(index[value > 0], minlength=sae.latents)
-        n += len(x)
-    return largest, (active / n).float()

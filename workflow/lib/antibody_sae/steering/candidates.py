@@ -64,7 +64,9 @@ def gather(
 
 
 def energy_rank(sae: SAE, store: Store) -> Floats:
-    """[latents] rank by the sum of squared activations, 0 = largest: the order that an Ordered SAE is sorted into."""
+    """[latents] rank by the sum of squared activations, 0 = largest: the order that an Ordered SAE is sorted into.
+    Raises InputError where the store is not the SAE's."""
+    sae.check(store.provenance(), store.folder)
     energy, seen = np.zeros(sae.latents), 0
     for acts, _ in store.blocks():
         codes = sae.encode(acts.float()[: _SAMPLE - seen])

@@ -122,7 +122,7 @@ def explore_sae(
         names = {"concept": ";".join(t for t, _ in reasons), "selected_by": ";".join(c for _, c in reasons)}
         arms.add("latent", one[latent], tries, size[latent], chains=chains, latent=latent, **names)
     steered = {latent for latent, _ in wanted}
-    others = np.array([i for i in np.flatnonzero(known.alive) if i not in steered])
+    others = np.array([i for i in np.flatnonzero(known.alive) if i not in steered], dtype=np.int64)
     for latent in rng.permutation(others)[: settings["random_latents"]].tolist():
         for chains in dict.fromkeys(targets.values()):
             arms.add(

@@ -26,8 +26,9 @@ def described(run: Run, summary: Mapping[str, Any]) -> str:
         origin = f"{n} {sequences['species']} {chains} that it wrote"
     layers = joined([str(layer) for layer in run.config["activations"]["layers"]])
     names = joined([title(name) for name in run.settings])
-    widths = joined([f"{w:,}" for w in sorted({s["latents"] for s in run.settings.values()})])
-    active = joined([str(k) for k in sorted({s["k"] for s in run.settings.values()})])
+    shapes = [run.shape(sae) for sae in run.saes]
+    widths = joined([f"{w:,}" for w in sorted({shape["latents"] for shape in shapes})])
+    active = joined([str(k) for k in sorted({shape["k"] for shape in shapes})])
     return (
         f"{run.config['model']['name']} on {origin}; residual stream after block {layers}; {names} sparse autoencoders "
         f"with {widths} latents, {active} active a residue."

@@ -8,6 +8,7 @@ from antibody_sae.io import read_json
 from antibody_sae.report.charts import training as figures_training
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo
+from antibody_sae.report.findings import joined
 from antibody_sae.report.page import Pick, Section, Table, columns
 from antibody_sae.report.run import Run, rows, title
 
@@ -30,7 +31,9 @@ def sections(run: Run, palette: Palette) -> list[Section]:
             if (file := run.folder / "saes" / sae.folder / "metrics.json").exists()
         ]
     )
-    section = Section("Reconstruction", picks=layer_picks(run))
+    unlearned = joined([f"{sae.title} was {run.source(sae)}" for sae in run.loaded])
+    text = f"{unlearned}: what is loaded has no history here, and its metrics stand below." if unlearned else ""
+    section = Section("Reconstruction", text, picks=layer_picks(run))
     for layer in run.config["activations"]["layers"]:
         for table, draw in ((history, _curves), (metrics, _prefixes)):
             own = table[table["layer"] == layer] if len(table) else table
