@@ -141,8 +141,8 @@ def _saelens(found: Checkpoint, tensors: _Tensors) -> Parts:
         architecture="matryoshka" if kind.startswith("matryoshka") else "topk",
     )
     if kind == "abstopk":  # latents 2 j and 2 j + 1 are the ends of axis j: the k largest of them are the same code
-        ends = {key: _ends(getattr(parts, key)) for key in ("encoder", "bias", "decoder")}
-        parts = parts._replace(**ends)
+        encoder, bias, decoder = map(_ends, (parts.encoder, parts.bias, parts.decoder))
+        parts = parts._replace(encoder=encoder, bias=bias, decoder=decoder)
     return parts
 
 
