@@ -228,12 +228,6 @@ def seeds(config: Config) -> dict[str, list[int]]:
     return {name: every[:1] if own.get("load") else own.get("seeds") or every for name, own in train.items()}
 
 
-def kind_of(sae: SAESection) -> str:
-    """An SAE's type, which figures are pooled by: its architecture and, but for topk, its activation."""
-    parts = [part for part in (sae["architecture"], sae["activation"]) if part != "topk"]
-    return "-".join(parts) or "topk"
-
-
 def control_of(sae: NamedSAE) -> str | None:
     """What an SAE is a control of claim 1 by: `untrained`, `random_model`, or None. A control is not steered."""
     if sae.get("load"):

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from antibody_sae.config import control_of, kind_of
+from antibody_sae.config import control_of
 from antibody_sae.report.run import Run, rows, title
+from antibody_sae.sae.prefixes import kind_of
 from antibody_sae.significance import Interval, paired
 from antibody_sae.steering.criteria import CRITERIA
 

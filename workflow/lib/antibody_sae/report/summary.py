@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from antibody_sae.concepts.catalogue import concept_label
-from antibody_sae.config import control_of, kind_of
+from antibody_sae.config import control_of
 from antibody_sae.io import read_json
 from antibody_sae.report.findings import interval, matching, orderedness, points, selection
 from antibody_sae.report.run import Run, TrainedSAE
+from antibody_sae.sae.prefixes import kind_of
 from antibody_sae.significance import over_targets
 
 

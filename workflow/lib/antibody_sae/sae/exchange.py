@@ -34,7 +34,7 @@ def metadata(sae: SAE) -> dict[str, Any]:
     some."""
     config = sae.config
     folded = f"; the scale {sae.scale:.6g} of training is folded into the weights"
-    kept = ("layer", "revision", "weights_sha256", "tokenizer_sha256", "model_dtype", "architecture")
+    kept = ("layer", "revision", "weights_sha256", "tokenizer_sha256", "model_dtype", "architecture", "activation")
     return {
         "sae_lens_version": _FORMAT,
         "sae_lens_training_version": None,

@@ -30,6 +30,7 @@ from antibody_sae.io import InputError, sha256_file
 from antibody_sae.sae import checkpoints
 from antibody_sae.sae.checkpoints import DICTIONARY_LEARNING, OWN, SAELENS, SPARSIFY, Checkpoint, recognise
 from antibody_sae.sae.model import SAE
+from antibody_sae.sae.prefixes import kind_of
 from antibody_sae.sae.stream import statistics
 
 SPREAD = 1.01
@@ -238,7 +239,7 @@ def read(found: Checkpoint) -> SAE:
     said = {"library": found.format.library, "sha256": sha256_file(found.weights)}
     if found.format is OWN:
         sae = SAE.load(found.folder)
-        return replace(sae, config={**sae.config, "loaded": {**said, "kind": sae.config["architecture"]}})
+        return replace(sae, config={**sae.config, "loaded": {**said, "kind": kind_of(sae.config)}})
     origin = checkpoints.origin(found)
     parts = _READERS[found.format](found, _Tensors(found))
     length = parts.decoder.norm(dim=1)

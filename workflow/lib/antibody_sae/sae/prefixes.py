@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -79,3 +80,12 @@ def survival(
     p = ARCHITECTURES[architecture].prefix_law(latents, law=law, exponent=exponent, full_mass=full_mass, groups=groups)
     held: np.ndarray = np.minimum(np.cumsum(p[::-1])[::-1], 1.0)
     return held
+
+
+def kind_of(sae: Mapping[str, Any]) -> str:
+    """An SAE's type, which figures are pooled by: its architecture and, but for topk, its activation; `loaded` of one
+    that was trained elsewhere. `sae`: a merged entry of `saes`, or config.json."""
+    if sae.get("load"):
+        return "loaded"
+    parts = [part for part in (sae["architecture"], sae.get("activation", "topk")) if part != "topk"]
+    return "-".join(parts) or "topk"
