@@ -110,5 +110,5 @@ def run(labels: Labels, x: np.ndarray, order: np.ndarray | None = None, **settin
     ids = np.arange(len(x)) if order is None else order
     store = store_of(x[ids], ids)
     settings = {**SETTINGS, **settings}
-    simple = baselines.compute(store, labels, settings["thresholds"])
+    simple = baselines.compute(store, labels, settings["thresholds"]).table
     return association.associate(store, planted_sae(), labels, labels.support(5), simple, settings)

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 from antibody_sae import config as settings
-from antibody_sae.io import write_json, write_parquet, write_safetensors
+from antibody_sae.concepts import dictionaries
+from antibody_sae.concepts.sparse_probes import KS
+from antibody_sae.io import read_arrays, read_json, write_json, write_parquet, write_safetensors
 from antibody_sae.report.run import Run
 from antibody_sae.steering import claims, doses, effects, plans
 from antibody_sae.steering.arms import COLUMNS
@@ -75,7 +77,7 @@ def make(folder: Path, config: dict[str, Any], antibodies: int = 40, steered: bo
         _concepts(run, sae, ids, positions, rng)
     for name in run.settings:
         for layer in config["activations"]["layers"]:
-            if len(config["saes"]["seeds"]) > 1:
+            if len(config["saes"]["seeds"]) > 1 and layer in settings.layers(config)[name]:
                 pair = {
                     "seeds": config["saes"]["seeds"][:2],
                     "latents": [16, 64],
@@ -84,6 +86,7 @@ def make(folder: Path, config: dict[str, Any], antibodies: int = 40, steered: bo
                 }
                 write_json({"pairs": [pair]}, folder / f"saes/layer{layer}/{name}-stability.json")
     _concept_tables(run)
+    _quality(run, np.random.default_rng(seed + 1))
     if steered:
         _steering(run, rng)
     (folder / "benchmarks").mkdir(exist_ok=True)
@@ -236,6 +239,46 @@ def _concept_tables(run: Run) -> None:
     pd.concat(best).to_csv(folder / "best_latents.csv", index=False)
 
 
+def _quality(run: Run, rng: np.random.Generator) -> None:
+    """What `quality.measure` leaves of each SAE, and the tables that it becomes."""
+    saes, stability = [], {}
+    for sae in run.saes:
+        k = run.settings[sae.name]["latents"]
+        concepts = pd.DataFrame({"concept": list(CONCEPTS), "level": list(CONCEPTS.values())})
+        concepts["pool"] = concepts["level"].map({"residue": "none", "antibody": "max"})
+        n = len(concepts)
+        concepts = concepts.assign(
+            positives=100, latents=[rng.permutation(k)[:16].tolist() for _ in range(n)], takes=rng.integers(1, 4, n),
+            f1_always_yes=0.2, f1_activations=0.95, auroc_activations=0.99, called=90.0, missed=0.3, absorbed=0.2,
+            absorbed_low=0.1, absorbed_high=0.3, absorbed_by='{"7": 12}',
+        )  # fmt: skip
+        figures = {"concepts_residues": 4, "concepts_antibodies": 5, "concepts_absorption": 4, "absorbed": 0.2,
+                   "absorbed_low": 0.1, "absorbed_high": 0.3}  # fmt: skip
+        for rows in ("residues", "antibodies"):
+            figures |= {f"f1_{rows}_always_yes": 0.2, f"takes_{rows}": 1.5}
+            for name, top in (("f1", 0.9), ("auroc", 0.98)):
+                figures[f"{name}_{rows}_activations"] = top
+                for probe in KS:
+                    value = top - 0.2 / probe + 0.01 * rng.random()
+                    concepts[f"{name}_k{probe}"] = value
+                    figures |= {f"{name}_{rows}_k{probe}{end}": value + by
+                                for end, by in (("", 0.0), ("_low", -0.02), ("_high", 0.02))}  # fmt: skip
+                    if name == "f1":
+                        concepts[f"f1_k{probe}_low"], concepts[f"f1_k{probe}_high"] = value - 0.02, value + 0.02
+        place = run.folder / "saes" / sae.folder
+        agreed = run.folder / "saes" / f"layer{sae.layer}" / f"{sae.name}-stability.json"
+        if agreed.exists():
+            stability[sae.layer, sae.name] = read_json(agreed)["pairs"]
+        directions = read_arrays(place / "sae.safetensors")["decoder.weight"]
+        config, metrics = run.settings[sae.name], read_json(place / "metrics.json")
+        saes.append(
+            dictionaries.Dictionary(sae.layer, sae.name, sae.seed, config, metrics, figures, concepts, directions)
+        )
+    folder = run.folder / "tables"
+    dictionaries.side_by_side(saes, stability).to_csv(folder / "dictionaries.csv", index=False)
+    dictionaries.by_concept(saes).to_csv(folder / "dictionary_concepts.csv", index=False)
+
+
 def _joined(plan: plans.Plan, lift: dict[tuple[str, int], float], rng: np.random.Generator) -> pd.DataFrame:
     """The plan's arms with outcomes, as `measured.joined` gives them; `lift` is what a length of 0.3 adds to
     TARGETS[0], by (kind, latent or -1)."""
@@ -332,6 +375,8 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
         explored = {"controls": _explored(rows + [{"kind": "random_direction"}] * 8)}
         lift = {"controls": {("difference_of_means", -1): 0.3, ("trained", -1): 0.35}}
         mine = [sae for sae in run.saes if sae.layer == layer and not settings.control_of(run.settings[sae.name])]
+        if not mine:
+            continue
         units = {f"{sae.name}-seed{sae.seed}": sae for sae in mine}
         tested = {}
         for unit, sae in units.items():

@@ -39,6 +39,15 @@ def test_the_shipped_configurations_are_valid(root, default):
             "'binder=yes' is a column of the input",
         ),
         ({"activations": {"layers": [9]}}, "layers 1 to 4"),
+        (
+            {"saes": {"train": {"topk": {"layers": [2, 3]}}}},
+            "saes.train.topk.layers: layer 3 is not harvested; add it to activations.layers (now 2)",
+        ),
+        ({"saes": {"shared": {"layers": [1]}}}, "saes.shared.layers: layer 1 is not harvested"),
+        (
+            {"activations": {"layers": [2, 3]}, "saes": {"shared": {"layers": [2]}}},
+            "no SAE is trained at layer 3; leave it out",
+        ),
         ({"saes": {"shared": {"k": 64, "latents": 32}}}, "k 64 > latents 32"),
         ({"saes": {"train": {"topk": {"architecture": "topk", "k": 9999}}}}, "k 9999 > latents"),
         ({"model": {"name": "iglm-xl"}}, "none of iglm"),
@@ -103,6 +112,15 @@ def test_a_checkpoint_that_does_not_fit_is_said_before_any_job(saved):
     assert "model 'iglm', this run's is iglm-s" in mistake({"load": saved}, model={"name": "iglm-s"})
     with pytest.raises(InputError, match=r"saes\.shared\.load: a checkpoint is one SAE"):
         config.complete({"saes": {"shared": {"load": saved}}})
+
+
+def test_an_sae_is_trained_at_its_own_layers_and_steered_with_those_that_are_there():
+    train = {"a": {"layers": [3, 2]}, "b": {}, "c": {"layers": [4], "tokens": 0}}
+    sections = {"saes": {"seeds": [0, 1], "train": train}, "steering": {"explore_n": 12}}
+    full = config.complete({**sections, "activations": {"layers": [2, 3, 4]}})
+    assert config.layers(full) == {"a": [2, 3], "b": [2, 3, 4], "c": [4]}
+    assert [list(config.steered_saes(full, layer)) for layer in (2, 3, 4)] == [["a", "b"], ["a", "b"], ["b"]]
+    assert [config.explored(full, layer) for layer in (2, 3, 4)] == [3, 3, 6], "shared by the SAEs of the layer"
 
 
 def test_the_order_of_keys_changes_nothing(default):

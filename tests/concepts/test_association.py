@@ -199,7 +199,7 @@ def test_part_of_the_residues_is_enough(world):
     labels, x = world
     ids = np.flatnonzero(np.random.default_rng(0).random(len(x)) < 0.6)
     store = store_of(x[ids], ids)
-    simple = baselines.compute(store, labels, SETTINGS["thresholds"])
+    simple = baselines.compute(store, labels, SETTINGS["thresholds"]).table
     result = association.associate(store, planted_sae(), labels, labels.support(5), simple, SETTINGS)
     row = pair(result, 0, "motif=planted")
     assert row["f1"] == 1

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from antibody_sae.concepts import probes
 from concept_world import csr
 from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
 
 
 def test_ridge_probe_is_least_squares():
@@ -35,3 +37,15 @@ def test_probes_read_what_is_linear(found):
     assert rows.loc["motif=rare", "f1_probe_raw"] < 0.2
     assert 0.3 < rows.loc["motif=planted", "f1_neuron"] < 1  # no neuron is a latent here
     assert rows.loc["motif=planted", "f1_shuffled"] < 0.6
+
+
+def test_the_auroc_of_a_probe_is_that_of_its_test_scores():
+    rng = np.random.default_rng(1)
+    y = rng.random((500, 2)) < [0.3, 0.02]
+    values = (0.2 * y + rng.normal(0.3, 0.15, y.shape)).astype(np.float32)
+    scores = probes.Scores(2)
+    scores.add(False, rng.random((100, 2)), csr(rng.random((100, 2)) < 0.5))
+    for part in np.split(np.arange(500), 5):
+        scores.add(True, values[part], csr(y[part]))
+    rows = scores.rows("probe_raw", "residue", "none", ["a=b", "c=d"], "least squares")
+    assert rows["auroc"].tolist() == pytest.approx([roc_auc_score(y[:, c], values[:, c]) for c in range(2)], abs=2e-3)

@@ -73,6 +73,7 @@ def test_every_link_to_a_file_is_good(built):
         "prefix",
         "best",
         "heatmap",
+        "sparse",
         "complexity",
         "effects",
         "criteria",
@@ -170,6 +171,20 @@ def test_nearest_latents_are_the_nearest(built):
         ),
         (
             {
+                "activations": {"layers": [1, 2, 3]},
+                "saes": {
+                    "seeds": [0, 1],
+                    "train": {
+                        "topk": {"architecture": "topk", "layers": [1, 2]},
+                        "narrow": {"architecture": "topk", "latents": 32, "layers": [2]},
+                        "topk_untrained": {"architecture": "topk", "tokens": 0, "layers": [3]},
+                    },
+                },
+            },
+            True,
+        ),
+        (
+            {
                 "saes": {
                     "seeds": [0, 1],
                     "train": {
@@ -183,7 +198,12 @@ def test_nearest_latents_are_the_nearest(built):
             True,
         ),
     ],
-    ids=["one SAE, no steering", "two layers, two seeds, three types", "controls, one seed of Ordered"],
+    ids=[
+        "one SAE, no steering",
+        "two layers, two seeds, three types",
+        "a layer and a width of one SAE alone, a layer without steering",
+        "controls, one seed of Ordered",
+    ],
 )
 def test_other_shapes_of_run(tmp_path, monkeypatch, sections, steered):
     monkeypatch.setattr(report, "_write", lambda figure, folder: None)  # the pictures' files are tested above
@@ -194,7 +214,7 @@ def test_other_shapes_of_run(tmp_path, monkeypatch, sections, steered):
     assert ('data-pick="layer"' in html) == (len(layers) > 1)
     assert ("No latent was steered in this run" in html) == (not steered)
     for sae in run.saes:
-        assert len(unpack(html, f"index-{sae.key}")["f1"]) == 64
+        assert len(unpack(html, f"index-{sae.key}")["f1"]) == run.settings[sae.name]["latents"]
     if steered:
         assert f"stability-layer{layers[0]}" in unpack(html, "charts-training")
         last = [name for name in run.settings if not settings.control_of(run.settings[name])][-1]
@@ -258,7 +278,7 @@ def test_dark_page_swaps_every_colour_of_the_light_one(built):
     _, html = built
     swap = {colour.lower() for colour in figures_base.DARK}
     used = set()
-    for tab in ("overview", "training", "concepts", "steering", "levers"):
+    for tab in ("overview", "training", "dictionaries", "concepts", "steering", "levers"):
         used |= set(re.findall(r'"(#[0-9A-Fa-f]{6})"', json.dumps(unpack(html, f"charts-{tab}"))))
     assert used
     assert {colour.lower() for colour in used} <= swap

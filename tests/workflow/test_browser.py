@@ -82,7 +82,7 @@ def quick(quick_run):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_tab_draws_its_charts_within_the_screen(browser, quick, tmp_path, size, scheme):
     page = Page(browser, quick, size, scheme)
-    for tab in ("overview", "training", "concepts", "latents", "steering", "levers"):
+    for tab in ("overview", "training", "dictionaries", "concepts", "latents", "steering", "levers"):
         page.tab(tab)
         for figure in page.all(f"#{tab} figure.chart:not([hidden])"):
             browser.execute_script("arguments[0].scrollIntoView()", figure)

@@ -124,6 +124,18 @@ def test_a_loaded_sae_takes_the_place_of_a_trained_one(project):
     assert not {"train_sae", "compare_seeds", "harvest"} & set(planned)
 
 
+def test_an_sae_is_trained_measured_and_steered_at_its_own_layers_alone(project):
+    def change(c):
+        c["activations"] = {**c.get("activations", {}), "layers": [1, 2]}
+        c["saes"].setdefault("train", {}).update(ordered={"architecture": "ordered", "layers": [2]})
+
+    planned = project.planned(change)
+    for rule in ("train_sae", "evaluate_sae", "associate", "measure_quality", "steer_plan"):
+        assert planned[rule] == 3, "TopK at both layers, Ordered at one"
+    assert planned["concept_baselines"] == planned["steer_controls"] == 2
+    assert planned["steer_effects"] == 1, "of all layers"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

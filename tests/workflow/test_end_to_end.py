@@ -117,7 +117,7 @@ def test_snakemakes_own_report_has_the_categories_and_captions(quick_run):
         names = packed.namelist()
         (page,) = [name for name in names if name.endswith("report.html")]
         html = packed.read(page).decode()
-    assert {"mapping_vs_steering.csv", "best_latents.csv", "saes.csv", "index.html"} <= {
+    assert {"mapping_vs_steering.csv", "best_latents.csv", "saes.csv", "dictionaries.csv", "index.html"} <= {
         n.split("/")[-1] for n in names
     }
     for said in ('"Tables"', '"Figures"', '"Report"', "Sparse autoencoders on iglm-s", "Association beside effect"):

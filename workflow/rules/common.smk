@@ -5,12 +5,21 @@ OUT = f"results/{config['run']}"
 LAYERS = config["activations"]["layers"]
 SAES = settings.saes(config)
 SEEDS = settings.seeds(config)  # of each SAE
+PLACES = settings.layers(config)  # of each SAE: the layers it is trained at
 ONE_SAE = "layer{layer}/{sae}-seed{seed}"
-EVERY_SAE = [ONE_SAE.format(layer=layer, sae=sae, seed=seed) for layer in LAYERS for sae in SAES for seed in SEEDS[sae]]
-TRAINED = list(settings.steered_saes(config))  # controls stand beside, and are not steered
+EVERY = [
+    {"layer": layer, "sae": sae, "seed": seed}
+    for layer in LAYERS
+    for sae in SAES
+    if layer in PLACES[sae]
+    for seed in SEEDS[sae]
+]
+EVERY_SAE = [ONE_SAE.format(**each) for each in EVERY]
 LOADED = [sae for sae in SAES if "load" in SAES[sae]]  # saved before: they are not trained, and have no history
-EVERY_LOADED = [sae for sae in EVERY_SAE if Path(sae).name.rpartition("-seed")[0] in LOADED]
-SEVERAL = [f"layer{layer}/{sae}" for layer in LAYERS for sae in TRAINED if len(SEEDS[sae]) > 1]
+EVERY_LOADED = [ONE_SAE.format(**each) for each in EVERY if each["sae"] in LOADED]
+TRAINED = {layer: list(settings.steered_saes(config, layer)) for layer in LAYERS}  # controls stand beside, unsteered
+STEERED_LAYERS = [layer for layer in LAYERS if TRAINED[layer]]
+SEVERAL = [f"layer{layer}/{sae}" for layer in LAYERS for sae in TRAINED[layer] if len(SEEDS[sae]) > 1]
 SHARDS, RANDOM_SHARDS = (  # of the language model's activations, and of those of its architecture with random weights
     expand(
         f"{OUT}/activations/{folder}layer{{layer}}/shard-{{shard}}.safetensors",
@@ -112,10 +121,19 @@ def untracked_files(wildcards):
     return sorted(f"{path} {os.stat(path).st_size} {os.stat(path).st_mtime_ns}" for path in others)
 
 
-def of_units(name, units=None):
-    """A steering file of each of a layer's units, its SAEs and `controls`."""
-    units = ["controls", *UNITS] if units is None else units
-    return expand(f"{STEER}/{{unit}}/{name}", unit=units, allow_missing=True)
+def of_units(name):
+    """A steering file of each of a layer's units, `controls` and its SAEs, as an input function."""
+
+    def paths(wildcards):
+        folder = STEER.format(layer=wildcards.layer)
+        return [f"{folder}/{unit}/{name}" for unit in ["controls", *UNITS[int(wildcards.layer)]]]
+
+    return paths
+
+
+def every_unit(name):
+    """A steering file of each unit of every layer that is steered."""
+    return [f"{STEER.format(layer=layer)}/{unit}/{name}" for layer in UNITS for unit in ["controls", *UNITS[layer]]]
 
 
 def every_steered(name):
@@ -128,10 +146,16 @@ def design_uses(asked, kind):
     return kind in kinds and not asked["latents"]
 
 
+def design_layer(asked):
+    """The layer that a design pushes at."""
+    return asked["layer"] or STEERED_LAYERS[0]
+
+
 def design_sae_folders(asked):
     """Folders of the SAEs that a design may draw on: the one it names, the first where it names latents, else all of one
     seed."""
-    seed, names = asked["sae_seed"], TRAINED[:1] if asked["latents"] else TRAINED
+    seed, names = asked["sae_seed"], TRAINED.get(design_layer(asked), [])
+    names = names[:1] if asked["latents"] else names
     names = [asked["sae"]] if asked["sae"] else [name for name in names if seed is None or seed in SEEDS[name]]
     return [f"{name}-seed{SEEDS.get(name, [0])[0] if seed is None else seed}" for name in names]
 
@@ -141,7 +165,7 @@ def design_files_of(stage, name, used):
 
     def paths(wildcards):
         asked = config["designs"][wildcards.design]
-        folder = f"{OUT}/{stage}/layer{asked['layer'] or LAYERS[0]}"
+        folder = f"{OUT}/{stage}/layer{design_layer(asked)}"
         return [f"{folder}/{branch}/{name}" for branch in design_sae_folders(asked)] if used(asked) else []
 
     return paths
@@ -160,7 +184,7 @@ def design_levers(name, kind):
 def design_trained(wildcards):
     """The layer's trained vectors."""
     asked = config["designs"][wildcards.design]
-    folder = f"{OUT}/steering/layer{asked['layer'] or LAYERS[0]}/levers"
+    folder = f"{OUT}/steering/layer{design_layer(asked)}/levers"
     return [f"{folder}/directions.safetensors"] if design_uses(asked, "trained") else []
 
 
@@ -169,7 +193,7 @@ def design_manifest(wildcards):
     asked = config["designs"][wildcards.design]
     if asked["lever"] == "none" or asked["latents"]:
         return []
-    return [f"{OUT}/activations/layer{asked['layer'] or LAYERS[0]}/manifest.json"]
+    return [f"{OUT}/activations/layer{design_layer(asked)}/manifest.json"]
 
 
 def design_counts(wildcards):
@@ -177,7 +201,7 @@ def design_counts(wildcards):
     asked = config["designs"][wildcards.design]
     if not isinstance(asked["where"], str) or asked["where"] == "all":
         return []
-    return f"{OUT}/steering/layer{asked['layer'] or LAYERS[0]}/controls/counts.json"
+    return f"{OUT}/steering/layer{design_layer(asked)}/controls/counts.json"
 
 
 def design_natural(wildcards):

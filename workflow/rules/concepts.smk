@@ -40,7 +40,8 @@ rule concept_baselines:
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
         shards=SHARDS,
     output:
-        f"{OUT}/concepts/layer{{layer}}/baselines.parquet",
+        table=f"{OUT}/concepts/layer{{layer}}/baselines.parquet",
+        probe=f"{OUT}/concepts/layer{{layer}}/probe.safetensors",
     log:
         f"{OUT}/logs/concept_baselines-layer{{layer}}.log",
     benchmark:
@@ -64,7 +65,8 @@ use rule concept_baselines as concept_baselines_random with:
         manifest=f"{OUT}/activations/random-seed{{seed}}/layer{{layer}}/manifest.json",
         shards=RANDOM_SHARDS,
     output:
-        f"{OUT}/concepts/random-seed{{seed}}/layer{{layer}}/baselines.parquet",
+        table=f"{OUT}/concepts/random-seed{{seed}}/layer{{layer}}/baselines.parquet",
+        probe=f"{OUT}/concepts/random-seed{{seed}}/layer{{layer}}/probe.safetensors",
     log:
         f"{OUT}/logs/concept_baselines_random-seed{{seed}}-layer{{layer}}.log",
     benchmark:
@@ -135,10 +137,72 @@ rule concept_tables:
         mem_mb=memory(1000, 10),
         runtime=minutes(10),
     params:
-        controls=[sae for sae in SAES if sae not in TRAINED],
+        controls=[name for name, sae in SAES.items() if settings.control_of(sae)],
         code=code("concept_tables.py"),
     script:
         "../scripts/concept_tables.py"
+
+
+rule measure_quality:
+    input:
+        labels=LABELLED,
+        baselines=stage_of("concepts", "baselines.parquet"),
+        probe=stage_of("concepts", "probe.safetensors"),
+        manifest=stage_of("activations", "manifest.json"),
+        shards=shards_of,
+        sae=expand(f"{OUT}/saes/{ONE_SAE}/{{file}}", file=["sae.safetensors", "config.json"], allow_missing=True),
+    output:
+        concepts=f"{OUT}/concepts/{ONE_SAE}/quality.parquet",
+        figures=f"{OUT}/concepts/{ONE_SAE}/quality.json",
+    log:
+        f"{OUT}/logs/measure_quality-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/measure_quality-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 0),
+        runtime=minutes(60),
+    params:
+        concepts=pick("concepts", "min_clusters", "bootstrap", "seed"),
+        code=code("measure_quality.py"),
+    script:
+        "../scripts/measure_quality.py"
+
+
+rule dictionary_tables:
+    input:
+        configs=expand(f"{OUT}/saes/{{sae}}/config.json", sae=EVERY_SAE),
+        weights=expand(f"{OUT}/saes/{{sae}}/sae.safetensors", sae=EVERY_SAE),
+        metrics=expand(f"{OUT}/saes/{{sae}}/metrics.json", sae=EVERY_SAE),
+        figures=expand(f"{OUT}/concepts/{{sae}}/quality.json", sae=EVERY_SAE),
+        concepts=expand(f"{OUT}/concepts/{{sae}}/quality.parquet", sae=EVERY_SAE),
+        stability=expand(f"{OUT}/saes/{{sae}}-stability.json", sae=SEVERAL),
+    output:
+        dictionaries=report(
+            f"{OUT}/tables/dictionaries.csv",
+            category="Tables",
+            labels={"table": "Dictionaries side by side"},
+            caption="../report/dictionaries.rst",
+        ),
+        concepts=f"{OUT}/tables/dictionary_concepts.csv",
+    log:
+        f"{OUT}/logs/dictionary_tables.log",
+    benchmark:
+        f"{OUT}/benchmarks/dictionary_tables.tsv"
+    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(1500, 5),
+        runtime=minutes(10),
+    params:
+        about=EVERY,
+        code=code("dictionary_tables.py"),
+    script:
+        "../scripts/dictionary_tables.py"
 
 
 if config["concepts"]["metadata"]:

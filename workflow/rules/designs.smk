@@ -63,7 +63,7 @@ rule design:
     params:
         model=config["model"],
         design=lambda wildcards: DESIGNS[wildcards.design],
-        layer=lambda wildcards: DESIGNS[wildcards.design]["layer"] or LAYERS[0],
+        layer=lambda wildcards: design_layer(DESIGNS[wildcards.design]),
         targets=STEERING["targets"],
         writing=WRITING,
         numbering=pick("numbering", "species", "scheme"),

@@ -8,11 +8,11 @@ WRITING = pick("sequences", "chains", "species", "temperature", "top_p", "prompt
 WRITING["complete"] = not GENERATE or config["sequences"]["complete"]
 LABELS = pick("concepts", "bins", "metadata", "position_pairs")
 TARGETS = f"{OUT}/steering/targets.json"
-UNITS = [f"{sae}-seed{seed}" for sae in TRAINED for seed in SEEDS[sae]]
+UNITS = {layer: [f"{sae}-seed{seed}" for sae in TRAINED[layer] for seed in SEEDS[sae]] for layer in STEERED_LAYERS}
 STEERED = [
-    {"sae": sae, "architecture": settings.kind_of(SAES[sae]), "seed": seed, "layer": layer}
-    for layer in LAYERS
-    for sae in TRAINED
+    {"sae": sae, "architecture": prefixes.kind_of(SAES[sae]), "seed": seed, "layer": layer}
+    for layer in STEERED_LAYERS
+    for sae in TRAINED[layer]
     for seed in SEEDS[sae]
 ]
 
@@ -178,9 +178,9 @@ rule steer_plan:
         runtime=minutes(60),
     params:
         model=config["model"],
-        steering={
+        steering=lambda wildcards: {
             **pick("steering", "criteria", "candidates", "norms", "random_latents", "seed"),
-            "explore_n": settings.explored(config),
+            "explore_n": settings.explored(config, int(wildcards.layer)),
         },
         species=WRITING["species"],
         code=code("steer_plan.py"),
@@ -304,18 +304,18 @@ rule steer_confirm:
 rule steer_effects:
     input:
         targets=TARGETS,
-        doses=f"{STEER}/doses.parquet",
-        tested=of_units("tested.parquet", UNITS),
-        explored=of_units("explore/outcomes.parquet"),
-        confirmed=of_units("confirm/outcomes.parquet"),
-        plans=[of_units(f"{stage}/plan.parquet") for stage in ("explore", "confirm")],
-    output:
-        effects=of_units("effects.parquet", UNITS),
-        side_effects=of_units("side_effects.parquet", UNITS),
+        doses=expand(f"{STEER}/doses.parquet", layer=STEERED_LAYERS),
+        tested=every_steered("tested.parquet"),
+        explored=every_unit("explore/outcomes.parquet"),
+        confirmed=every_unit("confirm/outcomes.parquet"),
+        plans=[every_unit(f"{stage}/plan.parquet") for stage in ("explore", "confirm")],
+    output:  # of all layers: their SAEs may differ, and outputs cannot depend on a wildcard
+        effects=every_steered("effects.parquet"),
+        side_effects=every_steered("side_effects.parquet"),
     log:
-        f"{OUT}/logs/steer_effects-layer{{layer}}.log",
+        f"{OUT}/logs/steer_effects.log",
     benchmark:
-        f"{OUT}/benchmarks/steer_effects-layer{{layer}}.tsv"
+        f"{OUT}/benchmarks/steer_effects.tsv"
     localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
     conda:
         "../../envs/environment.yaml"
@@ -324,7 +324,7 @@ rule steer_effects:
         mem_mb=memory(2000, 5),
         runtime=minutes(30),
     params:
-        units=UNITS,
+        units=list(UNITS.values()),
         steering=pick("steering", "perplexity_bound"),
         code=code("steer_effects.py"),
     script:
@@ -432,4 +432,4 @@ rule steer_tables:
 rule levers:
     input:
         every_steered("levers.safetensors") if "sparse" in STEERING["levers"] else [],
-        expand(f"{OUT}/steering/layer{{layer}}/levers/directions.safetensors", layer=LAYERS),
+        expand(f"{OUT}/steering/layer{{layer}}/levers/directions.safetensors", layer=STEERED_LAYERS),

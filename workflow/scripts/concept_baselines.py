@@ -4,7 +4,7 @@ from pathlib import Path
 
 from antibody_sae.activations import Store
 from antibody_sae.concepts import baselines, labelling
-from antibody_sae.io import write_parquet
+from antibody_sae.io import write_parquet, write_safetensors
 from antibody_sae.jobs import job
 
 snakemake = globals()["snakemake"]
@@ -12,4 +12,6 @@ snakemake = globals()["snakemake"]
 with job(snakemake):
     labels = labelling.load(Path(snakemake.input.labels[0]).parent)
     store = Store(Path(snakemake.input.manifest).parent, {"layer": int(snakemake.wildcards.layer)})
-    write_parquet(baselines.compute(store, labels, snakemake.params.thresholds), snakemake.output[0])
+    found = baselines.compute(store, labels, snakemake.params.thresholds)
+    write_safetensors(found.probe._asdict(), snakemake.output.probe)
+    write_parquet(found.table, snakemake.output.table)

@@ -1,4 +1,4 @@
-"""Compare the confirmed arms of a layer with its random ones."""
+"""Compare the confirmed arms of each layer with its random ones."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from antibody_sae.steering import effects, measured, targets
 snakemake = globals()["snakemake"]
 
 
-def arms(stage: str) -> dict[str, pd.DataFrame]:
+def arms(folder: Path, units: list[str], stage: str) -> dict[str, pd.DataFrame]:
     return {
         unit: measured.joined(
             *(read_parquet(folder / unit / stage / f"{name}.parquet") for name in ("plan", "outcomes"))
@@ -20,16 +20,17 @@ def arms(stage: str) -> dict[str, pd.DataFrame]:
 
 
 with job(snakemake):
-    found, units = snakemake.input, snakemake.params.units
-    folder = Path(found.doses).parent
-    compared = effects.effects(
-        arms("confirm"),
-        arms("explore"),
-        read_parquet(found.doses),
-        {unit: read_parquet(folder / unit / "tested.parquet") for unit in units},
-        targets.read(found.targets),
-        snakemake.params.steering["perplexity_bound"],
-    )
-    for unit, (table, side_effects) in compared.items():
-        write_parquet(table, folder / unit / "effects.parquet")
-        write_parquet(side_effects, folder / unit / "side_effects.parquet")
+    found = snakemake.input
+    for lengths, units in zip(found.doses, snakemake.params.units, strict=True):
+        folder = Path(lengths).parent
+        compared = effects.effects(
+            arms(folder, units, "confirm"),
+            arms(folder, units, "explore"),
+            read_parquet(lengths),
+            {unit: read_parquet(folder / unit / "tested.parquet") for unit in units},
+            targets.read(found.targets),
+            snakemake.params.steering["perplexity_bound"],
+        )
+        for unit, (table, side_effects) in compared.items():
+            write_parquet(table, folder / unit / "effects.parquet")
+            write_parquet(side_effects, folder / unit / "side_effects.parquet")

@@ -141,16 +141,31 @@ def _mistakes(config: Config) -> Iterator[str]:
             yield from _mistakes_of_loaded(config, name, spec.checkpoint)
         elif sae["k"] > sae["latents"]:
             yield f"saes.train.{name}: k {sae['k']} > latents {sae['latents']}"
+    yield from _mistakes_of_layers(config)
+
+
+def _mistakes_of_layers(config: Config) -> Iterator[str]:
+    harvested = config["activations"]["layers"]
+    for name, own in {"shared": config["saes"]["shared"], **config["saes"]["train"]}.items():
+        place = "saes.shared" if own is config["saes"]["shared"] else f"saes.train.{name}"
+        for layer in own.get("layers") or ():
+            if layer not in harvested:
+                known = ", ".join(map(str, harvested))
+                yield f"{place}.layers: layer {layer} is not harvested; add it to activations.layers (now {known})"
+    used = {layer for own in layers(config).values() for layer in own}
+    for layer in harvested:
+        if layer not in used:
+            yield f"activations.layers: no SAE is trained at layer {layer}; leave it out, or add it to one's `layers`"
 
 
 def _mistakes_of_loaded(config: Config, name: str, checkpoint: str) -> Iterator[str]:
     """Of an entry of saes.train with `load`, as far as no tensor and no weights of the model are read."""
     own = config["saes"]["train"][name]
-    if more := sorted(own.keys() - {"load"}):
+    if more := sorted(own.keys() - {"load", "layers"}):
         yield f"saes.train.{name}: {', '.join(more)} beside load, but what is loaded is not trained; leave it out"
     try:
         found = checkpoints.recognise(str(own["load"]))
-        for layer in config["activations"]["layers"]:
+        for layer in layers(config)[name]:
             checkpoints.check(found, {"layer": layer}, [config["model"]["name"], checkpoint])
     except InputError as error:
         yield f"saes.train.{name}.load: {error}"
@@ -217,7 +232,7 @@ def saes(config: Config) -> dict[str, NamedSAE]:
             full[name] = {"load": own["load"], "architecture": "loaded", "random_model": False}
             continue
         full[name] = {**defaults, **config["saes"]["shared"], **own}
-        del full[name]["seeds"], full[name]["load"]
+        del full[name]["seeds"], full[name]["load"], full[name]["layers"]
     return full
 
 
@@ -228,6 +243,14 @@ def seeds(config: Config) -> dict[str, list[int]]:
     return {name: every[:1] if own.get("load") else own.get("seeds") or every for name, own in train.items()}
 
 
+def layers(config: Config) -> dict[str, list[int]]:
+    """Layers that each SAE is trained at, by name: its own where it has some, else all that are harvested; in the order
+    of activations.layers."""
+    shared, every = config["saes"]["shared"].get("layers"), config["activations"]["layers"]
+    asked = {name: own.get("layers") or shared or every for name, own in config["saes"]["train"].items()}
+    return {name: [layer for layer in every if layer in own] for name, own in asked.items()}
+
+
 def control_of(sae: NamedSAE) -> str | None:
     """What an SAE is a control of claim 1 by: `untrained`, `random_model`, or None. A control is not steered."""
     if sae.get("load"):
@@ -235,12 +258,12 @@ def control_of(sae: NamedSAE) -> str | None:
     return "random_model" if sae["random_model"] else None if sae["tokens"] else "untrained"
 
 
-def steered_saes(config: Config) -> dict[str, list[int]]:
-    """Seeds of each SAE that is steered, by name: of all but the controls."""
-    own = seeds(config)
-    return {name: own[name] for name, sae in saes(config).items() if control_of(sae) is None}
+def steered_saes(config: Config, layer: int) -> dict[str, list[int]]:
+    """Seeds of each SAE that is steered at a layer, by name: of all that are trained there but the controls."""
+    own, there = seeds(config), layers(config)
+    return {name: own[name] for name, sae in saes(config).items() if control_of(sae) is None and layer in there[name]}
 
 
-def explored(config: Config) -> int:
+def explored(config: Config, layer: int) -> int:
     """Each SAE's share of steering.explore_n: exploration is shared by a layer's SAEs."""
-    return -(-config["steering"]["explore_n"] // max(1, sum(map(len, steered_saes(config).values()))))
+    return -(-config["steering"]["explore_n"] // max(1, sum(map(len, steered_saes(config, layer).values()))))

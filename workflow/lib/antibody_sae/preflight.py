@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from antibody_sae.config import explored, passages, saes, seeds, steered_saes
+from antibody_sae.config import explored, layers, passages, saes, seeds, steered_saes
 from antibody_sae.io import InputError, read_json, write_json
 from antibody_sae.sequences import readers
 from antibody_sae.sequences.records import ReadSettings
@@ -202,7 +202,7 @@ def check_loaded(config: Config) -> None:
         model = models.load(config["model"])
         names = [model.spec.name, model.spec.checkpoint]
         for name, folder in folders.items():
-            for layer in config["activations"]["layers"]:
+            for layer in layers(config)[name]:
                 try:
                     expected = {**model.provenance, "layer": layer}
                     loading.check(checkpoints.recognise(str(folder)), expected, names, model.d_model)
@@ -239,7 +239,7 @@ def steered(config: Config) -> int:
     lengths, random = len(steering["norms"]), steering["random_latents"]
     sides = len({length > 0 for length in steering["norms"]})  # raising and suppressing are confirmed apart
     tries = len(steering["criteria"]) * steering["candidates"]
-    together, each = steering["explore_n"], explored(config)
+    together = steering["explore_n"]
 
     def arms(share: int, many: int = 1, fresh: int = sides * steering["n"]) -> int:
         """Sequences of `many` arms that share what chooses a length."""
@@ -248,14 +248,18 @@ def steered(config: Config) -> int:
     levers = steering["levers"]
     kinds = 2 + len(steering["lever_sizes"]) * ("sparse" in levers)  # matched latents, shuffled signs
     drawn = lengths * steering["random_n"]
-    sae = targets * (arms(each, tries) + kinds * arms(each)) + parts * arms(each, random, drawn)
-    sae += targets * steering["ablation"] * 2 * (tries + steering["candidates"] + 1)  # many are but a CDR3 long
+    ablated = targets * steering["ablation"] * 2 * (tries + steering["candidates"] + 1)  # many are but a CDR3 long
     directions = 3 + ("trained" in levers)
     made = targets * steering["lever_rounds"] * steering["n"] if {"sparse", "trained"} & set(levers) else 0
     made += parts * steering["gradient_antibodies"]
-    layer = sum(map(len, steered_saes(config).values())) * sae + targets * directions * arms(together) + made
-    layer += parts * (arms(together, random, drawn) + steering["baseline"])
-    return int(len(config["activations"]["layers"]) * layer)
+    controls = targets * directions * arms(together) + made
+    controls += parts * (arms(together, random, drawn) + steering["baseline"])
+    total = 0
+    for layer in config["activations"]["layers"]:
+        each, there = explored(config, layer), sum(map(len, steered_saes(config, layer).values()))
+        sae = targets * (arms(each, tries) + kinds * arms(each)) + parts * arms(each, random, drawn) + ablated
+        total += there * sae + controls if there else 0
+    return int(total)
 
 
 def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[str, int]:
@@ -266,11 +270,14 @@ def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[st
     tokens = n * MEAN_RESIDUES[chains]
     kept = min(tokens, activations["max_tokens"] or tokens)
     per_layer = kept * (d_model * _BYTES[activations["dtype"]] + 8)
-    layers = len(activations["layers"])
-    own, known = seeds(config), saes(config)
-    jobs = layers * sum(map(len, own.values()))
-    steering_units = layers * (1 + sum(map(len, steered_saes(config).values())))
-    learned = layers * sum(len(own[name]) * each["tokens"] for name, each in known.items() if "load" not in each)
+    harvested = activations["layers"]
+    own, known, places = seeds(config), saes(config), layers(config)
+    jobs = sum(len(own[name]) * len(places[name]) for name in known)
+    units = [sum(map(len, steered_saes(config, layer).values())) for layer in harvested]
+    steering_units = sum(1 + there for there in units if there)
+    learned = sum(
+        len(own[name]) * len(places[name]) * each["tokens"] for name, each in known.items() if "load" not in each
+    )
     read = 1 + len({seed for name, each in known.items() if each["random_model"] for seed in own[name]})  # models
     start = rates.start  # of each job: seconds that a small run spends on little else
     work = {  # seconds on one thread, and the threads that can share it
@@ -293,11 +300,11 @@ def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[st
     }
     if sequences["source"] != "generate":
         del work["generate"]
-    total = read * layers * per_layer + tokens * 40  # a residue's row in the tables
+    total = read * len(harvested) * per_layer + tokens * 40  # a residue's row in the tables
     lines = [
         f"antibodies        {n:>14,}" + ("" if sequences["source"] == "generate" else "  (estimated from the files)"),
         f"tokens            {tokens:>14,}  ({MEAN_RESIDUES[chains]} residues an antibody)",
-        f"activations       {per_layer / 1e9:>14.2f}  GB a layer, {layers} layer{'s' if layers > 1 else ''}"
+        f"activations       {per_layer / 1e9:>14.2f}  GB a layer, {len(harvested)} layer{'s'[: len(harvested) - 1]}"
         + (f", {kept:,} residues kept" if kept < tokens else "")
         + (f", of {read} models" if read > 1 else ""),
     ]

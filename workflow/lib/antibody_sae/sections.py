@@ -136,6 +136,7 @@ class NamedSAE(SAESection, total=False):
 
     load: str | None
     seeds: list[int] | None
+    layers: list[int] | None
 
 
 class SAEsSection(TypedDict):

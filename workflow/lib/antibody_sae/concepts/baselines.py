@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from antibody_sae.activations import Store
 from antibody_sae.antibody import RESIDUES
 from antibody_sae.concepts import germline
 from antibody_sae.concepts.labels import Labels, owners, residues_of
-from antibody_sae.concepts.probes import RIDGES, Moments, Scores, best_ridge
+from antibody_sae.concepts.probes import RIDGES, LinearProbe, Moments, Scores, best_ridge
 from antibody_sae.concepts.rows import Csr, Floats, Ints, codes_csr, signed_csr, take_rows
 from antibody_sae.concepts.scoring import Tally, pool
 from antibody_sae.concepts.selection import best_rows, keep_best
@@ -148,7 +148,16 @@ class _Bank:
         return np.maximum(out, 0)
 
 
-def on_activations(store: Store, labels: Labels, thresholds: Floats) -> pd.DataFrame:
+class Baselines(NamedTuple):
+    """What neurons, principal components, positions, residues and probes say of a layer's concepts."""
+
+    table: pd.DataFrame
+    """baselines.parquet: one row a baseline and concept."""
+    probe: LinearProbe
+    """The probe on raw activations (probe_raw) of the residue-level concepts."""
+
+
+def on_activations(store: Store, labels: Labels, thresholds: Floats) -> Baselines:
     """Best neuron, best principal component and linear probe of each concept. Streams the store three times."""
     d = store.d_model
     residue, n_antibodies = Moments(d, len(labels.residue_names)), len(labels.first)
@@ -181,7 +190,8 @@ def on_activations(store: Store, labels: Labels, thresholds: Floats) -> pd.DataF
             frames.append(best_rows(bank.name, "residue", "none", bank.tallies, labels.residue_names, bank.names))
             frames.append(_pooled_rows(bank, labels, counts, thresholds))
         frames.append(_probe_pooled(neuron, labels, counts))
-    return pd.concat(frames, ignore_index=True)
+    probe = LinearProbe(weight.astype(np.float32), intercept.astype(np.float32))
+    return Baselines(pd.concat(frames, ignore_index=True), probe)
 
 
 def _sorted(store: Store, labels: Labels, rows: int = 8192) -> Iterator[tuple[Floats, Ints, Ints]]:
@@ -227,7 +237,8 @@ def _probe_pooled(neuron: _Bank, labels: Labels, counts: Ints) -> pd.DataFrame:
     return best_ridge("probe_raw", scores, labels.antibody_names)
 
 
-def compute(store: Store, labels: Labels, thresholds: Sequence[float]) -> pd.DataFrame:
-    """All baselines of a layer that need no SAE, one row a baseline and concept; `thresholds` as for latents."""
+def compute(store: Store, labels: Labels, thresholds: Sequence[float]) -> Baselines:
+    """All baselines of a layer that need no SAE; `thresholds` as for latents."""
     dense = on_activations(store, labels, np.asarray(sorted(thresholds), np.float32))
-    return pd.concat([predictors(labels), germline.rows(labels), dense], ignore_index=True)
+    rows = pd.concat([predictors(labels), germline.rows(labels), dense.table], ignore_index=True)
+    return Baselines(rows, dense.probe)

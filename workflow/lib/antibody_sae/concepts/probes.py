@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,15 @@ from antibody_sae.concepts.selection import keep_best
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Ridge penalties of the antibody-level probes, relative to a standardised feature; the best on validation is taken."""
 _LOW, _HIGH, _BINS = -0.5, 1.5, 2000
+
+
+class LinearProbe(NamedTuple):
+    """Linear probes of a layer's raw activations x: a concept's score is x @ weight + intercept."""
+
+    weight: Floats
+    """[d_model, concepts] float32"""
+    intercept: Floats
+    """[concepts] float32"""
 
 
 class Moments:
@@ -128,6 +137,10 @@ class Scores:
         f1 = 2 * tp_val / np.maximum(n_val + tp_val[:, :1], 1)
         cut, c = f1.argmax(1), np.arange(len(concepts))
         tp, predicted, positives = tp_test[c, cut], n_test[c, cut], tp_test[:, 0]
+        negative = (self.counts[1, 0] - self.counts[1, 1]).astype(float)
+        ranks = np.cumsum(negative, 1) - negative / 2  # negatives below a score, of its own bin half
+        pairs = positives * negative.sum(1)
+        above = (self.counts[1, 1] * ranks).sum(1)
         return pd.DataFrame(
             {
                 "baseline": baseline,
@@ -140,6 +153,7 @@ class Scores:
                 "f1": 2 * tp / np.maximum(predicted + positives, 1),
                 "precision": tp / np.maximum(predicted, 1),
                 "recall": tp / np.maximum(positives, 1),
+                "auroc": np.divide(above, pairs, out=np.full(len(c), np.nan), where=pairs > 0),
             }
         )
 

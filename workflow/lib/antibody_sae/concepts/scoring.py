@@ -380,6 +380,13 @@ def _pair_counts(ptr, idx, val, label_ptr, label_idx, group, first, label, cut, 
                         counts[group[i], 0, p] += 1
 
 
+def copies(cluster_ids: Ints, replicates: int, seed: int) -> Floats:
+    """[clusters, replicates] how often each cluster is drawn in each replicate, from a generator seeded by the cluster
+    itself: the same for every SAE, and whatever the order."""
+    draws = [np.random.default_rng((seed, int(c))).poisson(1.0, replicates) for c in cluster_ids]
+    return np.array(draws, np.float64).reshape(len(cluster_ids), replicates)
+
+
 class Bootstrap:
     """Percentile intervals of F1 for chosen (feature, label, threshold) pairs, resampling clusters.
 
@@ -405,8 +412,8 @@ class Bootstrap:
         positives = np.zeros((g, n_labels))
         np.add.at(positives, (np.repeat(group, np.diff(labels.ptr)), labels.idx), 1)
         table = np.concatenate([counts[:, :, :pairs], positives[:, None, self.labels]], axis=1)
-        draws = [np.random.default_rng((self.seed, int(c))).poisson(1.0, self.replicates) for c in cluster_ids]
-        self.sums += np.einsum("gb,gxp->bxp", np.array(draws, np.float64), table, optimize=True)
+        draws = copies(cluster_ids, self.replicates, self.seed)
+        self.sums += np.einsum("gb,gxp->bxp", draws, table, optimize=True)
         self.clusters += g
 
     def interval(self, coverage: float = 0.95) -> tuple[Floats, Floats]:

@@ -16,10 +16,20 @@ from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.findings import ONE_SEED
 from antibody_sae.report.page import Browsed, Tab, render
 from antibody_sae.report.run import Run
-from antibody_sae.report.tabs import concepts, latents, levers, library, nature, steering, training, transfer
+from antibody_sae.report.tabs import (
+    concepts,
+    dictionaries,
+    latents,
+    levers,
+    library,
+    nature,
+    steering,
+    training,
+    transfer,
+)
 from antibody_sae.report.tabs.overview import described, findings, overview, tiles
 
-TABS = (training, concepts, latents, steering, levers, nature, transfer, library)
+TABS = (training, dictionaries, concepts, latents, steering, levers, nature, transfer, library)
 """Modules of the tabs after the overview: each has TITLE and `sections(run, palette)`, None where the run has nothing
 for it."""
 

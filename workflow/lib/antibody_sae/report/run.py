@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from antibody_sae.config import passages, saes, seeds
+from antibody_sae.config import layers, passages, saes, seeds
 from antibody_sae.io import InputError, read_json, read_parquet
 from antibody_sae.sae.prefixes import ARCHITECTURES
 from antibody_sae.sae.settings import ACTIVATIONS
@@ -95,6 +95,7 @@ class Run:
             TrainedSAE(layer, name, seed)
             for layer in config["activations"]["layers"]
             for name in self.settings
+            if layer in layers(config)[name]
             for seed in seeds(config)[name]
         ]
         self.many_layers = len(config["activations"]["layers"]) > 1

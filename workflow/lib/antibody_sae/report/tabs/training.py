@@ -9,7 +9,7 @@ from antibody_sae.report.charts import training as figures_training
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.charts.logos import Logo
 from antibody_sae.report.findings import joined
-from antibody_sae.report.page import Pick, Section, Table, columns
+from antibody_sae.report.page import Pick, Section
 from antibody_sae.report.run import Run, rows, title
 
 TITLE = "Training"
@@ -26,7 +26,7 @@ def sections(run: Run, palette: Palette) -> list[Section]:
     history = run.of_saes("saes/{}/history.parquet")
     metrics = pd.DataFrame(
         [
-            {"layer": sae.layer, "sae": sae.title, "seed": sae.seed, "title": run.title(sae)} | read_json(file)
+            {"layer": sae.layer, "sae": sae.title, "seed": sae.seed} | read_json(file)
             for sae in run.saes
             if (file := run.folder / "saes" / sae.folder / "metrics.json").exists()
         ]
@@ -40,16 +40,6 @@ def sections(run: Run, palette: Palette) -> list[Section]:
             if len(own):
                 section.figures += draw(own, metrics, palette, {"layer": str(layer)}, f"-layer{layer}")
         section.figures += _stability(run, layer, palette)
-    if len(metrics):
-        shown = columns(
-            "title|SAE", "layer|layer|d", "fvu|FVU|.4f|fraction of variance unexplained",
-            "l0|active a residue|.1f", "dead|dead|d", "dense|dense|d|active on over 10% of residues",
-            "cosine|cosine|.3f|of an activation and its reconstruction", "ce_model|cross-entropy, nats|.3f|a token",
-            "ce_reconstruction|with the SAE spliced in|.3f",
-            "loss_recovered_zero|loss recovered|.1%|against zero ablation",
-            "loss_recovered_mean|against mean|.1%|against mean ablation",
-        )  # fmt: skip
-        section.tables.append(Table("Metrics on held-out antibodies", shown, metrics, csv="../tables/saes.csv"))
     return [section]
 
 
