@@ -243,7 +243,7 @@ def _quality(run: Run, rng: np.random.Generator) -> None:
     """What `quality.measure` leaves of each SAE, and the tables that it becomes."""
     saes, stability = [], {}
     for sae in run.saes:
-        k = run.settings[sae.name]["latents"]
+        k = run.shape(sae)["latents"]
         concepts = pd.DataFrame({"concept": list(CONCEPTS), "level": list(CONCEPTS.values())})
         concepts["pool"] = concepts["level"].map({"residue": "none", "antibody": "max"})
         n = len(concepts)
@@ -270,7 +270,7 @@ def _quality(run: Run, rng: np.random.Generator) -> None:
         if agreed.exists():
             stability[sae.layer, sae.name] = read_json(agreed)["pairs"]
         directions = read_arrays(place / "sae.safetensors")["decoder.weight"]
-        config, metrics = run.settings[sae.name], read_json(place / "metrics.json")
+        config, metrics = {**run.settings[sae.name], **run.shape(sae)}, read_json(place / "metrics.json")
         saes.append(
             dictionaries.Dictionary(sae.layer, sae.name, sae.seed, config, metrics, figures, concepts, directions)
         )

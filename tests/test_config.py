@@ -95,7 +95,7 @@ def saved(tmp_path):
 def test_a_loaded_sae_has_one_seed_and_is_steered(saved):
     full = config.complete({"saes": {"seeds": [3, 4], "train": {"a": {}, "mine": {"load": saved}}}})
     assert config.seeds(full) == {"a": [3, 4], "mine": [3]}
-    assert config.steered_saes(full) == config.seeds(full)
+    assert config.steered_saes(full, 2) == config.seeds(full)
     assert config.saes(full)["mine"] == {"load": saved, "architecture": "loaded", "random_model": False}
     assert "load" not in config.saes(full)["a"]
 

@@ -8,7 +8,7 @@ from antibody_sae.report import summary
 from antibody_sae.report.charts.base import Palette
 from antibody_sae.report.findings import first_of
 from antibody_sae.report.run import Run
-from antibody_sae.report.tabs import overview, training
+from antibody_sae.report.tabs import dictionaries, overview, training
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,14 @@ def test_a_loaded_sae_is_named_by_where_it_comes_from(tmp_path):
     assert "mine and TopK sparse autoencoders with 48 and 64 latents, 4 and 9 active" in overview.described(run, found)
     (section,) = training.sections(run, Palette([sae.title for sae in run.saes]))
     assert (
-        section.text == f"mine was {run.source(mine)}: what is loaded has no history here, and its metrics stand below."
+        section.text
+        == f"mine was {run.source(mine)}: what is loaded has no history here; its metrics stand under Dictionaries."
     )
     history = next(figure for figure in section.figures if figure.name == "fvu-layer2")
     assert set(history.data["sae"]) == {"TopK"}
-    assert set(section.tables[0].data["title"]) == {run.title(mine), run.title(topk)}
+    parts = dictionaries.sections(run, Palette([sae.title for sae in run.saes])) or []
+    compared = [table.data for part in parts for table in part.tables if "title" in table.data]
+    assert set(compared[0]["title"]) == {run.title(mine), run.title(topk)}
     assert first_of(run, "topk") == "TopK"
 
 

@@ -24,4 +24,4 @@ def test_bad_settings_say_what_to_change():
 
 def test_schema_and_settings_have_the_same_keys():
     schema = yaml.safe_load((Path(__file__).parents[2] / "workflow/schemas/config.schema.yaml").read_text())
-    assert set(schema["$defs"]["sae"]["properties"]) - {"seeds"} == set(Settings.__dataclass_fields__)
+    assert set(schema["$defs"]["sae"]["properties"]) - {"seeds", "layers", "load"} == set(Settings.__dataclass_fields__)

@@ -21,7 +21,7 @@ WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, 
 def train(sample, first, baseline, length, **options):
     """One search; sample(vector, round) -> (rate, valid, log-likelihood, derivative)."""
     one = {0: trained.search(first, baseline, length, **options)}
-    return trained.train(lambda vectors, number: {0: trained.Sample(*sample(vectors[0], number))}, one)[0]
+    return trained.train(lambda vectors, number: {0: trained.Round(*sample(vectors[0], number))}, one)[0]
 
 
 def pair_sample(v, _round=0):

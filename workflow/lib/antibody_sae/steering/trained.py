@@ -182,7 +182,7 @@ class Workbench:
         """The trained vector of each target, n sequences a round; options as `search`'s."""
         start = (float(base.judged.valid.mean()), base.log_likelihood)
 
-        def sample(vectors: Mapping[int, Tensor], number: int) -> dict[int, Sample]:
+        def sample(vectors: Mapping[int, Tensor], number: int) -> dict[int, Round]:
             word = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
             texts, passages, judged = self.draw(list(vectors.values()), n, word)
             own = {j: slice(i * n, (i + 1) * n) for i, j in enumerate(vectors)}
@@ -193,7 +193,7 @@ class Workbench:
             at = torch.stack(list(vectors.values())).repeat_interleave(n, 0)
             terms = crediting.derivatives(self.model, self.layer, passages, credit, self.where, self.writing, at)
             return {
-                j: Sample(
+                j: Round(
                     float(judged.outcome[rows, j].mean()), float(judged.valid[rows].mean()),
                     self._log_likelihood(passages[rows]), terms[rows, 0].mean(0),
                 )
@@ -205,7 +205,7 @@ class Workbench:
         return [found[j] for j in range(len(self.targets))]
 
 
-class Sample(NamedTuple):
+class Round(NamedTuple):
     """What the sequences drawn under a vector say of it."""
 
     rate: float
@@ -235,7 +235,7 @@ def search(
     valid_bound: float = 0.95,
     mixing: float = 0.5,
     project: Callable[[Tensor], Tensor] = lambda direction: direction,
-) -> Generator[Tensor, Sample, TrainedVector]:
+) -> Generator[Tensor, Round, TrainedVector]:
     """Turn a vector of one length towards the derivative of its target's rate where it is.
 
     Yields the vector of each round and is sent what fresh sequences under it say. `first`: the derivative at 0, whose
@@ -271,8 +271,8 @@ def search(
 
 
 def train(
-    sample: Callable[[Mapping[int, Tensor], int], Mapping[int, Sample]],
-    searches: Mapping[int, Generator[Tensor, Sample, TrainedVector]],
+    sample: Callable[[Mapping[int, Tensor], int], Mapping[int, Round]],
+    searches: Mapping[int, Generator[Tensor, Round, TrainedVector]],
 ) -> dict[int, TrainedVector]:
     """Several searches round by round, so that their sequences are written side by side: sample(vectors that are asked
     about, round) -> what is found of each."""

@@ -32,7 +32,9 @@ def sections(run: Run, palette: Palette) -> list[Section]:
         ]
     )
     unlearned = joined([f"{sae.title} was {run.source(sae)}" for sae in run.loaded])
-    text = f"{unlearned}: what is loaded has no history here, and its metrics stand below." if unlearned else ""
+    text = (
+        f"{unlearned}: what is loaded has no history here; its metrics stand under Dictionaries." if unlearned else ""
+    )
     section = Section("Reconstruction", text, picks=layer_picks(run))
     for layer in run.config["activations"]["layers"]:
         for table, draw in ((history, _curves), (metrics, _prefixes)):
