@@ -89,7 +89,8 @@ def test_the_export_says_what_it_reads(make, tmp_path):
     assert about == {
         "sae_lens_training_version": None, "model_name": "iglm-s", "hook_name": "h.1", "layer": 2, "revision": None,
         "weights_sha256": "w", "tokenizer_sha256": "t", "model_dtype": "float32", "architecture": "topk",
-        "activation": "topk", "tokens_seen": 64 * 60, "licence": "IgLM's weights are licensed for non-commercial, academic use only",
+        "activation": "topk", "tokens_seen": 64 * 60,
+        "licence": "IgLM's weights are licensed for non-commercial, academic use only",
     }  # fmt: skip
     for name, licence in (("p-iggen", "BSD-3-Clause"), ("mine", "not known; that of the model's weights applies")):
         assert exchange.metadata(replace(sae, config={**sae.config, "model": name}))["licence"] == licence

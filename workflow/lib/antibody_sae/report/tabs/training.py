@@ -35,7 +35,7 @@ def sections(run: Run, palette: Palette) -> list[Section]:
     text = (
         f"{unlearned}: what is loaded has no history here; its metrics stand under Dictionaries." if unlearned else ""
     )
-    section = Section("Reconstruction", text, picks=layer_picks(run))
+    section = Section("Reconstruction", text if run.loaded else "", picks=layer_picks(run))
     for layer in run.config["activations"]["layers"]:
         for table, draw in ((history, _curves), (metrics, _prefixes)):
             own = table[table["layer"] == layer] if len(table) else table
