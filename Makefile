@@ -57,9 +57,9 @@ test-slow: .venv/.dev
 	@.venv/bin/python envs/install.py envs/oracles.lock
 	@touch $@
 
-# The page of findings and the README's list of them, from the tables of the two runs of docs/protocol.md.
+# The page of findings and the README's list of them, from the tables of three runs.
 findings: .venv/.runtime
-	.venv/bin/python docs/findings.py results/study results/layers
+	.venv/bin/python docs/findings.py results/study results/layers results/natural
 
 lock: | .venv/bin/python
 	.venv/bin/python envs/lock.py

@@ -1,10 +1,10 @@
 """Write docs/findings.md and the findings in README.md from the tables of finished runs.
 
-    python docs/findings.py results/study results/layers
+    python docs/findings.py results/study results/layers results/natural
 
 Each figure is computed here from a file of `tables/` or `saes/`; the tables that it needs are copied, rounded, to
 docs/findings/<run>/, so that a reader can check them without the hours of a run. Started again on those copies
-(`python docs/findings.py docs/findings/study docs/findings/layers`) it writes the same page.
+(`python docs/findings.py docs/findings/study docs/findings/layers docs/findings/natural`) it writes the same page.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ ARM = [
     "perplexity_ratio", "perplexity_ratio_high", "acceptable", "steerable",
 ]  # fmt: skip
 """Columns of steering_by_criterion.csv that are kept."""
-COPIED = ("saes", "complexity", "interpretable", "steering_by_criterion", "ablation", "latents_across_seeds")
+COPIED = (
+    "saes", "complexity", "interpretable", "steering_by_criterion", "ablation", "latents_across_seeds",
+    "natural_vs_written", "transfer",
+)  # fmt: skip
+MOST = 12
+"""Properties shown in which natural and written antibodies differ."""
 TITLES = {
     "topk": "TopK", "ordered": "Ordered", "ordered_unsorted": "Ordered, never sorted",
     "ordered_pure": "Ordered, no mass on the full code, never sorted", "matryoshka": "Matryoshka",
@@ -149,12 +154,35 @@ def ablation(folder: Path) -> str:
     return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("held at 0"))
 
 
-def page(study: Path, layers: Path) -> str:
+def nature(folder: Path) -> str:
+    """What people have beside what the model writes, unsteered: where they differ most."""
+    table = pd.read_csv(folder / "natural_vs_written.csv")
+    table = table[(table["unit"] == "share") & (table["q_value"] < 0.05)]
+    order = table["difference"].abs().sort_values(ascending=False).index[:MOST]
+    rows = {
+        f"{row['chains']}, {row['measure']}: {row['value']}": {
+            "input": f"{row['input']:.1%}",
+            "written": f"{row['written']:.1%} [{row['written_low']:.1%}, {row['written_high']:.1%}]",
+        }
+        for _, row in table.loc[order].iterrows()
+    }
+    return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("share of the chains"))
+
+
+def abroad(folder: Path) -> str:
+    """Each SAE on the antibodies that it was trained on the like of, and on the other run's."""
+    table = pd.read_csv(folder / "transfer.csv")
+    shown = table.loc[:, [c for c in table if table[c].notna().any()]]
+    return markdown(shown.set_index(shown.columns[0]).map(lambda x: f"{x:.3g}" if isinstance(x, float) else str(x)))
+
+
+def page(study: Path, layers: Path, natural: Path) -> str:
     counts = json.loads((study / "summary.json").read_text())
     arms = pd.read_csv(study / "steering_by_criterion.csv")
+    read = json.loads((natural / "summary.json").read_text())["counts"]
     return f"""# Findings
 
-*Written by `make findings` from the tables of two runs; every figure can be computed again from the small tables in
+*Written by `make findings` from the tables of three runs; every figure can be computed again from the small tables in
 [docs/findings](findings), which are rounded copies of `results/<run>/tables`.*
 
 The study of [docs/protocol.md](protocol.md), whose rules were fixed before any run under it: `tests/config/study.yaml`
@@ -194,10 +222,27 @@ the dictionaries are and once both are sorted by energy: what sorting gives to a
 {targets(layers)}
 
 {dictionaries(layers)}
+
+## Natural antibodies
+
+`tests/config/natural.yaml` on {read["antibodies"]:,} human pairs (Jaffe et al. 2022, from OAS), both chains read by
+IgLM; one seed, so no test of the claims. The {MOST} properties in which the input and what IgLM writes unsteered differ
+most (all with q < 0.05; the input's antibodies are related, and its own make-up is that of one study):
+
+{nature(natural)}
+
+Latents found on natural antibodies, and what pushing them does to what the model writes:
+
+{targets(natural)}
+
+SAEs of this run and of the default run, each on the other's test antibodies
+([reading the tables](reading-the-tables.md)):
+
+{abroad(natural)}
 """
 
 
-def readme(study: Path, layers: Path) -> None:
+def readme(study: Path) -> None:
     """The findings of README.md, between its two markers."""
     lines = []
     for one in json.loads((study / "summary.json").read_text())["findings"]:
@@ -213,9 +258,9 @@ def readme(study: Path, layers: Path) -> None:
 
 
 def main() -> None:
-    study, layers = (copy(Path(name)) for name in sys.argv[1:3])
-    (ROOT / "docs" / "findings.md").write_text(page(study, layers))
-    readme(study, layers)
+    study, layers, natural = (copy(Path(name)) for name in sys.argv[1:4])
+    (ROOT / "docs" / "findings.md").write_text(page(study, layers, natural))
+    readme(study)
 
 
 if __name__ == "__main__":

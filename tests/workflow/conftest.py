@@ -14,6 +14,7 @@ import yaml
 from harness import Run
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What shares minutes of work runs in one process (--dist loadgroup): the quick run, or a slow module's."""
     for item in items:
