@@ -27,7 +27,7 @@ test: .venv/.dev
 	.venv/bin/mypy
 	.venv/bin/snakemake --lint
 	.venv/bin/pytest -m "not slow" -n $(CORES) --dist worksteal -q tests --ignore tests/workflow
-	.venv/bin/pytest -m "not slow" -n $(CORES) --dist loadgroup -q tests/workflow
+	.venv/bin/pytest -m "not slow" -q tests/workflow
 
 # The same as on a processor that knows no bfloat16 and no AVX-512, whatever this one knows.
 test-avx2: export ATEN_CPU_CAPABILITY := avx2
@@ -36,7 +36,7 @@ test-avx2: export NUMBA_CPU_NAME := haswell
 test-avx2: test
 
 test-slow: .venv/.dev
-	.venv/bin/pytest -m slow -n $(CORES) --dist loadgroup -q -rs --durations=10 $(SLOW)
+	.venv/bin/pytest -m slow -n $(CORES) --dist loadfile -q -rs --durations=10 $(SLOW)
 
 .venv/bin/python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \

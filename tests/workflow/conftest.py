@@ -14,15 +14,6 @@ import yaml
 from harness import Run
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares minutes of work runs in one process (--dist loadgroup): the quick run, or a slow module's."""
-    for item in items:
-        quick = "quick_run" in getattr(item, "fixturenames", ())
-        if quick or item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.xdist_group("quick" if quick else item.path.stem))
-
-
 @dataclass(frozen=True)
 class Project:
     """A copy of the project that a test may edit and run."""
