@@ -170,10 +170,21 @@ def nature(folder: Path) -> str:
 
 
 def abroad(folder: Path) -> str:
-    """Each SAE on the antibodies that it was trained on the like of, and on the other run's."""
+    """Each SAE on test antibodies of its own run and of the other, beside the SAE that was trained there."""
     table = pd.read_csv(folder / "transfer.csv")
-    shown = table.loc[:, [c for c in table if table[c].notna().any()]]
-    return markdown(shown.set_index(shown.columns[0]).map(lambda x: f"{x:.3g}" if isinstance(x, float) else str(x)))
+    rows = {
+        f"{titled(row['sae'])} of {row['found_in']}": {
+            "FVU, heavy chains, at home": f"{row['fvu_heavy_home']:.3f}",
+            "on the other's": f"{row['fvu_heavy_abroad']:.3f}",
+            "F1 of the best latents at home": f"{row['f1_home']:.2f}",
+            "on the other's ": f"{row['f1_abroad']:.2f} [{row['f1_abroad_low']:.2f}, {row['f1_abroad_high']:.2f}]",
+            "of the SAE trained there": f"{row['f1_native']:.2f}",
+            "latents matched by activation": f"{row['same_by_activation']:.0%}",
+            "by decoder": f"{row['same_by_decoder']:.0%}",
+        }
+        for _, row in table.iterrows()
+    }
+    return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("SAE"))
 
 
 def page(study: Path, layers: Path, natural: Path) -> str:
@@ -235,14 +246,14 @@ Latents found on natural antibodies, and what pushing them does to what the mode
 
 {targets(natural)}
 
-SAEs of this run and of the default run, each on the other's test antibodies
-([reading the tables](reading-the-tables.md)):
+SAEs of this run (1,024 latents) and of the default run (2,048), each on the other's test antibodies: F1 is over the
+concepts that both runs can test, of latents chosen at home ([reading the tables](reading-the-tables.md)):
 
 {abroad(natural)}
 """
 
 
-def readme(study: Path) -> None:
+def readme(study: Path, natural: Path) -> None:
     """The findings of README.md, between its two markers."""
     lines = []
     for one in json.loads((study / "summary.json").read_text())["findings"]:
@@ -251,6 +262,15 @@ def readme(study: Path) -> None:
         line = f"*{one['claim']}*: **{one['verdict']}**. {in_words(one['text'])}"
         line += f" ({'; '.join(shown)})" if shown else ""
         lines.append(textwrap.fill(line, 120, initial_indent="- ", subsequent_indent="  "))
+    moved = pd.read_csv(natural / "transfer.csv").set_index(["found_in", "sae"]).loc[(natural.name, "topk")]
+    read = json.loads((natural / "summary.json").read_text())["counts"]["antibodies"]
+    line = (
+        f"*Natural antibodies*: latents that a TopK SAE found on {read:,} human pairs predict their concepts in what IgLM "
+        f"writes as well as at home (F1 {moved['f1_abroad']:.2f} and {moved['f1_home']:.2f}; the SAE trained there, twice "
+        f"as wide, {moved['f1_native']:.2f}), and {moved['same_by_activation']:.0%} of them have a counterpart in it that "
+        "fires alike. What IgLM writes differs from them most in how little it is mutated and in IGHJ6."
+    )
+    lines.append(textwrap.fill(line, 120, initial_indent="- ", subsequent_indent="  "))
     path = ROOT / "README.md"
     text = path.read_text()
     new = "<!-- make findings -->\n" + "\n".join(lines) + "\n<!-- end of findings -->"
@@ -260,7 +280,7 @@ def readme(study: Path) -> None:
 def main() -> None:
     study, layers, natural = (copy(Path(name)) for name in sys.argv[1:4])
     (ROOT / "docs" / "findings.md").write_text(page(study, layers, natural))
-    readme(study)
+    readme(study, natural)
 
 
 if __name__ == "__main__":
