@@ -266,8 +266,8 @@ def readme(study: Path, natural: Path) -> None:
     read = json.loads((natural / "summary.json").read_text())["counts"]["antibodies"]
     line = (
         f"*Natural antibodies*: latents that a TopK SAE found on {read:,} human pairs predict their concepts in what"
-        f" IgLM writes as well as at home (F1 {moved['f1_abroad']:.2f} and {moved['f1_home']:.2f}; the SAE trained there,"
-        f" twice as wide, {moved['f1_native']:.2f}), and {moved['same_by_activation']:.0%} of them have a counterpart"
+        f" IgLM writes as well as at home (F1 {moved['f1_abroad']:.2f} and {moved['f1_home']:.2f}; the SAE trained"
+        f" there, twice as wide, {moved['f1_native']:.2f}), and {moved['same_by_activation']:.0%} of them have a counterpart"
         " in it that fires alike. What IgLM writes differs most in how little it is mutated and in IGHJ6."
     )
     lines.append(textwrap.fill(line, 120, initial_indent="- ", subsequent_indent="  "))
