@@ -264,11 +264,12 @@ def readme(study: Path, natural: Path) -> None:
         lines.append(textwrap.fill(line, 120, initial_indent="- ", subsequent_indent="  "))
     moved = pd.read_csv(natural / "transfer.csv").set_index(["found_in", "sae"]).loc[(natural.name, "topk")]
     read = json.loads((natural / "summary.json").read_text())["counts"]["antibodies"]
+    there, home, native = (f"{moved[f'f1_{where}']:.2f}" for where in ("abroad", "home", "native"))
     line = (
         f"*Natural antibodies*: latents that a TopK SAE found on {read:,} human pairs predict their concepts in what"
-        f" IgLM writes as well as at home (F1 {moved['f1_abroad']:.2f} and {moved['f1_home']:.2f}; the SAE trained"
-        f" there, twice as wide, {moved['f1_native']:.2f}), and {moved['same_by_activation']:.0%} of them have a counterpart"
-        " in it that fires alike. What IgLM writes differs most in how little it is mutated and in IGHJ6."
+        f" IgLM writes as well as at home (F1 {there} and {home}; the SAE trained there, twice as wide, {native}), and"
+        f" {moved['same_by_activation']:.0%} of them have a counterpart in it that fires alike."
+        " What IgLM writes differs most in how little it is mutated and in IGHJ6."
     )
     lines.append(textwrap.fill(line, 120, initial_indent="- ", subsequent_indent="  "))
     path = ROOT / "README.md"
