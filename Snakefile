@@ -23,8 +23,7 @@ from antibody_sae import source
 from antibody_sae.concepts import abroad
 from antibody_sae.io import InputError
 from antibody_sae.models import presets
-from antibody_sae.sae import prefixes
-from antibody_sae.sae import checkpoints
+from antibody_sae.sae import checkpoints, prefixes
 
 
 configfile: HERE / "config.yaml"

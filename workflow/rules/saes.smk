@@ -1,7 +1,10 @@
 # Stage 5: sparse autoencoders, one job each, trained or loaded; with two seeds or more, how far the seeds agree; and what
 # `snakemake export` writes for others.
 
-EXPORTED = ["README.md", "cfg.json", "sae_weights.safetensors", "config.json", "sae.safetensors"]
+EXPORTED = [
+    "README.md",
+    *(file for each in (checkpoints.SAELENS, checkpoints.OWN) for file in (each.about, each.weights)),
+]
 
 
 rule train_sae:
@@ -151,4 +154,4 @@ rule export_sae:
 rule export:
     input:
         expand(f"{OUT}/export/{{sae}}/README.md", sae=EVERY_SAE),
-    localrule: True  # a second's work on small tables, whatever the run's size: not worth a place in a queue
+    localrule: True  # it only names what is to be made

@@ -21,6 +21,7 @@ def arms(folder: Path, units: list[str], stage: str) -> dict[str, pd.DataFrame]:
 
 with job(snakemake):
     found = snakemake.input
+    wanted = targets.read(found.targets)
     for lengths, units in zip(found.doses, snakemake.params.units, strict=True):
         folder = Path(lengths).parent
         compared = effects.effects(
@@ -28,7 +29,7 @@ with job(snakemake):
             arms(folder, units, "explore"),
             read_parquet(lengths),
             {unit: read_parquet(folder / unit / "tested.parquet") for unit in units},
-            targets.read(found.targets),
+            wanted,
             snakemake.params.steering["perplexity_bound"],
         )
         for unit, (table, side_effects) in compared.items():

@@ -146,8 +146,8 @@ def _mistakes(config: Config) -> Iterator[str]:
 
 def _mistakes_of_layers(config: Config) -> Iterator[str]:
     harvested = config["activations"]["layers"]
-    for name, own in {"shared": config["saes"]["shared"], **config["saes"]["train"]}.items():
-        place = "saes.shared" if own is config["saes"]["shared"] else f"saes.train.{name}"
+    entries = {f"saes.train.{name}": own for name, own in config["saes"]["train"].items()}
+    for place, own in {"saes.shared": config["saes"]["shared"], **entries}.items():
         for layer in own.get("layers") or ():
             if layer not in harvested:
                 known = ", ".join(map(str, harvested))

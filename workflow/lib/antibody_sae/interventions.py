@@ -267,10 +267,9 @@ def _clamp_delta(sae: SAE, x: Tensor, latents: Tensor, targets: Tensor) -> Tenso
     """
     y = sae.center(x)
     now = ((y[:, None, :] * sae.encoder_weight[latents]).sum(-1) + sae.encoder_bias[latents]).clamp(min=0)
-    unsure = (now > 0).any(1).nonzero()[:, 0]
     if sae.threshold is not None:
         now *= now > sae.threshold[latents]
-    elif len(unsure):
+    elif len(unsure := (now > 0).any(1).nonzero()[:, 0]):
         every = preactivations(y[unsure], sae.encoder_weight, sae.encoder_bias)
         above = (every[:, None, :] > every.gather(1, latents[unsure])[:, :, None]).sum(-1)
         now[unsure] *= above < sae.k

@@ -202,12 +202,12 @@ def check_loaded(config: Config) -> None:
         model = models.load(config["model"])
         names = [model.spec.name, model.spec.checkpoint]
         for name, folder in folders.items():
-            for layer in layers(config)[name]:
-                try:
-                    expected = {**model.provenance, "layer": layer}
-                    loading.check(checkpoints.recognise(str(folder)), expected, names, model.d_model)
-                except InputError as error:
-                    raise InputError(f"config: saes.train.{name}.load: {error}") from error
+            try:
+                found = checkpoints.recognise(str(folder))
+                for layer in layers(config)[name]:
+                    loading.check(found, {**model.provenance, "layer": layer}, names, model.d_model)
+            except InputError as error:
+                raise InputError(f"config: saes.train.{name}.load: {error}") from error
 
 
 def _learned(config: Config) -> list[NamedSAE]:

@@ -19,7 +19,7 @@ METRICS = (
 )  # fmt: skip
 """Of metrics.json."""
 ALIKE = 0.7
-"""Cosine from which on a direction counts as that of a latent of another dictionary, as where two runs are compared."""
+"""Cosine, or correlation of activations, from which on a latent counts as that of another dictionary or run."""
 
 
 @dataclass(frozen=True)

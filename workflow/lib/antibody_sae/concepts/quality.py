@@ -80,8 +80,8 @@ def measure(
         own[c, residue.latents[c, : residue.takes[c]]] = True
     judged = testable["residue"] & (raw["residue"]["f1_validation"].to_numpy(float) >= absorption.CALLED)
     found = absorption.absorbed(
-        read.codes[read.split == 2], *read.evidence_of_test(), splits[2].residues.cluster, splits[2].residues.clusters,
-        own, sae.directions.cpu().numpy(), probe.weight, sae.scale,
+        read.codes[read.split == 2], read.evidence, read.evidence.data, splits[2].residues.cluster,
+        splits[2].residues.clusters, own, sae.directions.cpu().numpy(), probe.weight, sae.scale,
     )  # fmt: skip
     best, how = _better(pools)
     parts = [
@@ -119,10 +119,6 @@ class _Read(NamedTuple):
     evidence: sparse.csr_array
     """[test rows, concepts] entries where a residue has a concept: what it adds to the score of the probe on the raw
     activations, nan where that says no."""
-
-    def evidence_of_test(self) -> tuple[sparse.csr_array, Floats]:
-        """The labels of the test rows, and the evidence of each entry."""
-        return self.evidence, self.evidence.data
 
 
 def _read(store: Store, sae: SAE, labels: Labels, probe: LinearProbe, cut: Floats) -> _Read:

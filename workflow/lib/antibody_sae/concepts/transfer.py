@@ -18,6 +18,7 @@ from scipy.optimize import linear_sum_assignment
 
 from antibody_sae.activations import Store
 from antibody_sae.concepts.codes import ENCODE, VIEWS, CodeFile, codes_of, encode, of_antibodies
+from antibody_sae.concepts.dictionaries import ALIKE
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.concepts.rows import Floats, codes_csr, take_rows
 from antibody_sae.concepts.scoring import Bootstrap, Tally, raise_maximum
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 LIGHT = {"heavy": 0, "light": 1}
 """A chain's side -> what Labels.light says of its residues."""
-ALIKE = 0.7
-"""Cosine, or correlation of activations, from which on two matched latents count as the same."""
 TRAIN, TEST, NOWHERE = 0, 2, 3
 """Splits in Labels.split; antibodies in NOWHERE are judged by nobody."""
 

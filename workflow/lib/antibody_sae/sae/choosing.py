@@ -94,21 +94,9 @@ class Chooser:
 
     def _of_batch(self, acts_BD: Tensor, k: int, beside: Look) -> tuple[np.ndarray, np.ndarray, float]:
         n = len(acts_BD)
-        counts_B = np.empty(n, dtype=np.int64)
-        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-        def look(tile: slice) -> None:
-            hidden_BK = self._product(acts_BD[tile])
-            keys_BK = sort_keys(hidden_BK)
-            room = np.empty(keys_BK.size + 1, np.int32), np.empty(keys_BK.size + 1, keys_BK.dtype)
-            m = selection.reaching(keys_BK, bound, k, counts_B[tile], *room)
-            found[tile.start] = room[0][:m].copy(), room[1][:m].copy()
-            beside(tile, hidden_BK, None)
-
         while True:
             bound = max(1, int(sort_keys(torch.tensor([self._floor], dtype=self.encoder.dtype))[0]))
-            self._each_tile(n, look)
-            indices, keys = (np.concatenate([found[start][i] for start in sorted(found)]) for i in range(2))
+            counts_B, indices, keys = self._reaching(acts_BD, bound, k, beside)
             if len(keys) >= n * k or bound == 1:
                 break
             self._floor /= 2
@@ -127,19 +115,7 @@ class Chooser:
         """With the biases lowered by what a pre-activation must exceed, those that do are positive."""
         threshold_K = self.parameters["threshold"].exp()
         lowest_K = threshold_K - self.settings.bandwidth / 2
-        counts_B = np.empty(len(acts_BD), dtype=np.int64)
-        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-        def look(tile: slice) -> None:
-            beyond_BK = self._product(acts_BD[tile], lowest_K)
-            keys_BK = sort_keys(beyond_BK)
-            room = np.empty(keys_BK.size + 1, np.int32), np.empty(keys_BK.size + 1, keys_BK.dtype)
-            m = selection.reaching(keys_BK, 1, k, counts_B[tile], *room)
-            found[tile.start] = room[0][:m].copy(), room[1][:m].copy()
-            beside(tile, beyond_BK, lowest_K)
-
-        self._each_tile(len(acts_BD), look)
-        indices, keys = (np.concatenate([found[start][i] for start in sorted(found)]) for i in range(2))
+        counts_B, indices, keys = self._reaching(acts_BD, 1, k, beside, lowest_K)
         indices_BM, values_BM = self._spread(counts_B, indices, self._numbers(keys) + lowest_K.numpy()[indices])
         if self._half:
             self._fill_all(acts_BD, indices_BM, values_BM)
@@ -147,6 +123,26 @@ class Chooser:
         return indices_BM, values_BM, 0.0
 
     # -- what they share -----------------------------------------------------------------------------------------
+
+    def _reaching(
+        self, acts_BD: Tensor, bound: int, k: int, beside: Look, less_K: Tensor | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(how many each row has [B], their latents, their keys) of the pre-activations, less `less_K`, whose sort keys
+        reach `bound`, one row after another."""
+        counts_B = np.empty(len(acts_BD), dtype=np.int64)
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+        def look(tile: slice) -> None:
+            hidden_BK = self._product(acts_BD[tile], less_K)
+            keys_BK = sort_keys(hidden_BK)
+            room = np.empty(keys_BK.size + 1, np.int32), np.empty(keys_BK.size + 1, keys_BK.dtype)
+            m = selection.reaching(keys_BK, bound, k, counts_B[tile], *room)
+            found[tile.start] = room[0][:m].copy(), room[1][:m].copy()
+            beside(tile, hidden_BK, less_K)
+
+        self._each_tile(len(acts_BD), look)
+        indices, keys = (np.concatenate([found[start][i] for start in sorted(found)]) for i in range(2))
+        return counts_B, indices, keys
 
     def _each_tile(self, n: int, look: Callable[[slice], None]) -> None:
         """look(rows) of n rows, TILE at a time; each thread has its own."""

@@ -14,6 +14,7 @@ import yaml
 
 from antibody_sae.io import atomic, write_json, write_safetensors
 from antibody_sae.models.presets import PRESETS, ModelSpec
+from antibody_sae.sae.checkpoints import SAELENS
 from antibody_sae.sae.model import SAE
 
 _FORMAT = "6.0.0"
@@ -63,10 +64,10 @@ def export_saelens(sae: SAE, folder: str | Path) -> None:
     kind: dict[str, Any] = {"architecture": "topk", "k": sae.k, "rescale_acts_by_decoder_norm": False}
     if sae.threshold is not None:
         tensors["threshold"], kind = sae.threshold, {"architecture": "jumprelu"}
-    write_safetensors(tensors, Path(folder) / "sae_weights.safetensors")
+    write_safetensors(tensors, Path(folder) / SAELENS.weights)
     shape = {"d_in": sae.d_model, "d_sae": sae.latents, "dtype": "float32", "device": "cpu"}
     reading = {"apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none"}
-    write_json({**kind, **shape, **reading, "metadata": metadata(sae)}, Path(folder) / "cfg.json")
+    write_json({**kind, **shape, **reading, "metadata": metadata(sae)}, Path(folder) / SAELENS.about)
 
 
 _METRICS = (

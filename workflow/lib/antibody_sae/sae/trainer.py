@@ -352,10 +352,10 @@ class Trainer:
         g["decoder"] += main.d_decoder_KD
         self._encoder_gradients(acts_BD, indices_BM, main.d_values_BM, g)
         full = main.full.clamp(min=1e-30)
+        # what the gradients of the loss are multiplied by, as `_unit` says, without waiting for the device
+        unit = 1 / (main.loss * weight).clamp(min=1e-30) if self.settings.loss == "log" else torch.ones_like(full)
         aux = torch.zeros_like(full)
         if len(dead) and self.settings.aux_k:
-            # the gradients of log(loss) + AuxK are those of loss + loss * AuxK, over the loss
-            unit = 1 / (main.loss * weight).clamp(min=1e-30) if self.settings.loss == "log" else torch.ones_like(full)
             allowed = torch.from_numpy(dead).to(self.device)
             of_dead_BK = hidden_BK[:, allowed].abs() if signed else hidden_BK[:, allowed]
             dead_BM = allowed[select(of_dead_BK, min(self.settings.aux_k, len(dead)))]
@@ -376,13 +376,12 @@ class Trainer:
         self.silence[on_cpu[3:] > 0] = 0
         self.energy += on_cpu[3:]
         g["decoder"] -= (g["decoder"] * p["decoder"]).sum(1, keepdim=True) * p["decoder"]
-        unit_now = self._unit(loss * weight)
         rate, correction = self._rate()
         frozen = self.settings.frozen_at(self.position)
         for name, value in p.items():
             rows = slice(0 if name == "pre_bias" else frozen, None)
             m, v = self.first[name][rows], self.second[name][rows]
-            gradient = unit_now * g[name][rows]
+            gradient = unit * g[name][rows]
             m.lerp_(gradient, 1 - BETA1)
             v.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
             value[rows] -= rate * m / ((v / correction).sqrt() + EPSILON)
@@ -391,13 +390,12 @@ class Trainer:
 
     def _values(self, acts_BD: Tensor, hidden_BK: Tensor, indices_BM: Tensor) -> Tensor:
         """[B, M] float32 activations of the chosen latents."""
-        signed = self.settings.activation == "abstopk"
-        if not self._half:
-            chosen_BM = hidden_BK.gather(1, indices_BM)
-            return chosen_BM if signed else chosen_BM.relu()
         p = self.parameters
-        values_BM = (p["encoder"][indices_BM] @ acts_BD[:, :, None])[..., 0] + p["bias"][indices_BM]
-        return values_BM if signed else values_BM.relu()
+        if self._half:
+            values_BM = (p["encoder"][indices_BM] @ acts_BD[:, :, None])[..., 0] + p["bias"][indices_BM]
+        else:
+            values_BM = hidden_BK.gather(1, indices_BM)
+        return values_BM if self.settings.activation == "abstopk" else values_BM.relu()
 
     def _encoder_gradients(
         self, acts_BD: Tensor, indices_BM: Tensor, d_values_BM: Tensor, g: dict[str, Tensor]
