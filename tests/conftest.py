@@ -1,6 +1,5 @@
 """Shared fixtures: real IgLM-S, stub checkpoints of shapes that no package ships, one thread a test."""
 
-import json
 import os
 from pathlib import Path
 
@@ -8,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from stubs import P_IGGEN_TOKENS, write_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,16 +37,6 @@ def iglm_s():
     return models.load({"name": "iglm-s", "dtype": "float32"})
 
 
-def write_tokenizer(folder: Path, tokens: list[str]) -> None:
-    """A tokenizer of single tokens, in the files that transformers reads."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token=tokens[0]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
-
-
 @pytest.fixture(scope="session")
 def p_iggen_stub(tmp_path_factory) -> Path:
     """A checkpoint of p-IgGen's exact class, shape and vocabulary with random weights; its generation config
@@ -62,9 +52,7 @@ def p_iggen_stub(tmp_path_factory) -> Path:
     )  # fmt: skip
     model = transformers.GPTNeoXForCausalLM(config)
     model.save_pretrained(folder)
-    # PAD 0, "1" 23 and "2" 24 as published; arginine at 2 is the trap
-    letters = ["A", "R", *"CDEFGHIKLMNPQSTVWY", "X", "B"]
-    write_tokenizer(folder, ["<|pad|>", *letters, "1", "2", "Z"])
+    write_tokenizer(folder, P_IGGEN_TOKENS)
     return folder
 
 

@@ -42,6 +42,27 @@ def test_rows_that_end_leave_the_batch(iglm_s):
     assert sizes == [max(4, n) for n in read], "a row is passed as long as it goes on; 4 at least"
 
 
+@pytest.mark.parametrize("how", [{}, {"complete": True}, {"prompt": "EVQLV", "temperature": 0.8, "top_p": 0.9}])
+def test_the_likelihood_of_what_is_written_is_that_of_reading_it(iglm_s, how):
+    """Of the model's own distribution, whatever the temperature and the edit; the start and the stop count."""
+    written = iglm_s.generate(30, seed=5, batch_size=16, **how)
+    read = iglm_s.log_likelihood([passage for g in written for passage in iglm_s.encode(g.text)])
+    assert all(g.ended for g in written)
+    assert [g.log_likelihood for g in written] == pytest.approx(read, rel=1e-5)
+    cut = iglm_s.generate(4, seed=5, max_residues=40)
+    assert not any(g.ended for g in cut)
+    for g in cut:
+        (passage,) = iglm_s.encode(g.text)
+        log_p = next(iglm_s.next_token_logits([passage]))[1][1:-2].log_softmax(-1)
+        assert g.log_likelihood == pytest.approx(log_p[torch.arange(41), passage.tokens[2:-1]].mean().item(), rel=1e-5)
+    push = Edit(iglm_s, [Intervention(vector=torch.randn(iglm_s.d_model))])
+    for layer in range(1, iglm_s.n_layers + 1):
+        for g in iglm_s.generate(30, seed=5, batch_size=16, layer=layer, edit=push, **how):
+            if g.ended:
+                expected = iglm_s.log_likelihood(iglm_s.encode(g.text))[0]
+                assert g.log_likelihood == pytest.approx(expected, rel=1e-5)
+
+
 def test_closed_ranks_moves_only_rows_from_behind():
     ended = torch.tensor([0, 1, 0, 1, 0, 0, 1, 0], dtype=torch.bool)
     stay = generation._closed_ranks(ended).tolist()

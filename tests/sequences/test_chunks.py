@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from antibody_sae.io import InputError, antibody_id, read_json, read_parquet
 from antibody_sae.models import model as models
+from antibody_sae.models.generation import Generated
 from antibody_sae.sequences import chunks as sequences
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -240,9 +241,7 @@ def test_a_stopped_generation_goes_on_and_ends_the_same(iglm_s, tmp_path, monkey
 
 
 def test_unfinished_antibodies_are_refused(iglm_s, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        iglm_s, "generate", lambda n, **_: [type("G", (), {"text": HEAVY, "ended": i > 0})() for i in range(n)]
-    )
+    monkeypatch.setattr(iglm_s, "generate", lambda n, **_: [Generated(HEAVY, i > 0, -1.0) for i in range(n)])
     assert len(generated(iglm_s, tmp_path)) == 4
     antibodies, rejected, summary = merged(tmp_path, 1)
     assert antibodies["n_duplicates"].tolist() == [3]
@@ -253,9 +252,7 @@ def test_unfinished_antibodies_are_refused(iglm_s, tmp_path, monkeypatch):
 def test_pairs_are_cut_where_the_model_writes_them_in_one(p_iggen_stub, tmp_path, monkeypatch):
     texts = [HEAVY + LIGHT, HEAVY, "A" * 90]
     model = models.load({"name": "p-iggen", "path": str(p_iggen_stub), "dtype": "float32"})
-    monkeypatch.setattr(
-        model, "generate", lambda n, **_: [type("G", (), {"text": t, "ended": True})() for t in texts[:n]]
-    )
+    monkeypatch.setattr(model, "generate", lambda n, **_: [Generated(t, True, -1.0) for t in texts[:n]])
     pairs = generated(model, tmp_path, chains="HL", n=3, chunks=1)
     assert pairs[["heavy", "light"]].to_numpy().tolist() == [[HEAVY, LIGHT]]
     assert set(read_parquet(tmp_path / "rejected-0.parquet")["reason"]) == {"not a heavy and a light chain"}

@@ -100,12 +100,11 @@ def test_a_plan_is_written_in_the_chains_of_its_arms(iglm_s):
         {"arm": [0, 1, 2], "chains": ["H", "L", "H"], "kind": ["none", "none", "latent"], "n": [4, 4, 4]}
     )
     arms = [Intervention()] * 3
-    options = (WRITING, ["human"], 1, [1])
+    options = (WRITING, [1])
     found = sampling.write(iglm_s, 2, plan, arms, *options, 0, 1).set_index(["arm", "row"])
     assert found["chains"].groupby("arm").first().tolist() == ["H", "L", "H"]
     light = found.loc[1]
-    assert light["log_likelihood"].notna().all(), "all without steering are scored"
-    assert found.loc[2, "log_likelihood"].notna().tolist() == [True, False, False, False]
+    assert found["log_likelihood"].notna().all()
     expected = iglm_s.log_likelihood(iglm_s.encode(None, light["text"].iloc[0]))[0]
     assert light["log_likelihood"].iloc[0] == pytest.approx(expected, rel=1e-4)
     alone = sampling.generate(iglm_s, 2, [Intervention()], [4], {**WRITING, "chains": "L"}, [1])

@@ -94,7 +94,6 @@ def known_of(planted):
 def outcomes_of(model, plan, seed, valid=True):
     arms = [Intervention(vector=vector) for vector in plan.vectors]
     written = sampling.generate(model, 1, arms, plan.table["n"].tolist(), WRITING, [1, seed])
-    written["log_likelihood"] = sampling.log_likelihoods(model, written, WRITING, ["human"], 40)
     has = written["text"].str.contains("W")
     rows = written.assign(valid=valid, heavy=written["text"], light=None, edit_distance=0.0, **{TARGET: has})
     return measured.joined(plan.table, rows.drop(columns="text"))
@@ -326,11 +325,10 @@ def test_outcomes_number_and_label_what_was_written():
 
 
 def test_perplexity_is_that_of_the_unsteered_model(iglm_s):
-    written = pd.DataFrame({"text": ["EVQLVESGGG", "QVQLQQSG", ""], "row": [0, 1, 2]})
-    found = sampling.log_likelihoods(iglm_s, written, WRITING, ["human"], 1)
-    expected = iglm_s.log_likelihood(iglm_s.encode("EVQLVESGGG"))[0]
-    assert found[0] == pytest.approx(expected)
-    assert np.isnan(found[1:]).all()
+    found = sampling.log_likelihoods(iglm_s, ["EVQLVESGGG", "", "QVQLQQSG"], WRITING, ["human"])
+    expected = iglm_s.log_likelihood([*iglm_s.encode("EVQLVESGGG"), *iglm_s.encode("QVQLQQSG")])
+    assert found[[0, 2]] == pytest.approx(expected)
+    assert np.isnan(found[1])
 
 
 def test_a_sequence_that_did_not_end_is_not_whole():
@@ -338,9 +336,3 @@ def test_a_sequence_that_did_not_end_is_not_whole():
                             "valid": [True, False], "edit_distance": 1.0, "x=y": [True, True]})  # fmt: skip
     (row,) = measured.measure(written).to_dict("records")
     assert (row["n_valid"], row["hits:x=y"]) == (1, 1)
-
-
-def test_every_unsteered_sequence_is_scored(iglm_s):
-    written = pd.DataFrame({"text": ["EVQLVESGGG"] * 4, "row": [0, 1, 0, 1], "arm": [0, 0, 1, 1]})
-    found = sampling.log_likelihoods(iglm_s, written, WRITING, ["human"], 1, whole=[0])
-    assert np.isfinite(found).tolist() == [True, True, True, False]

@@ -208,9 +208,8 @@ rule steer_generate:
         gpu=0,
     params:
         model=config["model"],
-        steering=pick("steering", "where", "scored", "seed", "chunks"),
+        steering=pick("steering", "where", "seed", "chunks"),
         writing=WRITING,
-        species=config["numbering"]["species"],
         code=code("steer_generate.py"),
     script:
         "../scripts/steer_generate.py"

@@ -1,4 +1,4 @@
-"""Write this chunk's share of a plan's sequences, and score the first ones of each arm."""
+"""Write this chunk's share of a plan's sequences."""
 
 import zlib
 
@@ -23,8 +23,6 @@ with job(snakemake):
         plan,
         [Intervention(vector=v, where=where[chains]) for v, chains in zip(vectors, plan["chains"], strict=True)],
         params.writing,
-        params.species,
-        settings["scored"],
         [settings["seed"], layer, zlib.crc32(f"{wildcards.unit}/{wildcards.stage}".encode())],
         int(wildcards.chunk),
         settings["chunks"],

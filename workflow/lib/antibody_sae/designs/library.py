@@ -62,21 +62,19 @@ class Writer:
         """Batches without end; what batch b of a stream holds depends on the seed, the stream and b alone."""
         number = 0
         while True:
-            texts, ended, tokens = self._texts(lever, [self.seed, stream, number])
-            written = pd.DataFrame({"text": texts, "ended": ended, "row": range(len(texts)), "batch": number})
-            yield self.examine(written, tokens)
+            written, tokens = self._write(lever, [self.seed, stream, number])
+            yield self.examine(written.assign(row=range(len(written)), batch=number), tokens)
             number += 1
 
-    def _texts(self, lever: Intervention, seed: Sequence[int]) -> tuple[list[str], list[bool], int]:
-        """(texts, ended, tokens that the model wrote) of one batch."""
+    def _write(self, lever: Intervention, seed: Sequence[int]) -> tuple[pd.DataFrame, int]:
+        """(text, ended and, where it is known, log_likelihood; tokens that the model wrote) of one batch."""
         counts = [BATCH]
         if self.parent is None or not self.infill:
             prompt = self.writing["prompt"] if self.parent is None else self.parent.prompt
             writing: Writing = {**self.writing, "prompt": prompt}
             table = sampling.generate(self.model, self.layer, [lever], counts, writing, seed)
-            texts, ended = table["text"].tolist(), table["ended"].tolist()
-            given = len(prompt) * len(texts)
-            return texts, ended, sum(map(len, texts)) - given + sum(ended)
+            written = int(table["text"].str.len().sum() + table["ended"].sum())
+            return table[["text", "ended", "log_likelihood"]], written - len(prompt) * len(table)
         writing = {**self.writing, "prompt": "", "complete": False, "max_residues": LONGEST_SPAN}
         spans: dict[str, list[str]] = {}
         ends, tokens = np.ones(BATCH, bool), 0
@@ -87,7 +85,7 @@ class Writer:
             ends &= table["ended"].to_numpy(bool)
             tokens += int(table["text"].str.len().sum() + table["ended"].sum())
         texts = [self.parent.compose({r: spans[r][i] for r in spans}) for i in range(BATCH)]
-        return texts, ends.tolist(), tokens
+        return pd.DataFrame({"text": texts, "ended": ends}), tokens
 
     def examine(self, written: pd.DataFrame, tokens: int) -> CheckedBatch:
         """Number texts (column text, ended) and check what a sequence can meet by itself."""
@@ -108,12 +106,11 @@ class Writer:
 
     def perplexity(self, table: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
         """[len(table)] under the unsteered model, nan but for `rows` [len(table)] bool."""
+        if "log_likelihood" in table:
+            return np.asarray(np.exp(-table["log_likelihood"].where(rows).to_numpy(float)))
         out = np.full(len(table), np.nan)
-        if rows.any():
-            some = table[rows].assign(row=0)
-            out[rows] = np.exp(
-                -sampling.log_likelihoods(self.model, some, self.writing, self.numbering["species"], max_rows=1)
-            )
+        texts = table["text"].to_numpy()[rows].tolist()
+        out[rows] = np.exp(-sampling.log_likelihoods(self.model, texts, self.writing, self.numbering["species"]))
         return out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +21,10 @@ BATCH = 128
 """Rows of a batch: fixed, because a row's random numbers come from its batch and its place there."""
 _MEMORY = {"cpu": 1100 << 20, "cuda": 8 << 30}
 """Bytes of keys and values at most, unless one batch needs more: as many batches are written side by side."""
+LONGEST = 160
+"""Residues of a chain that are written at most."""
+_READ = 2048
+"""Tokens of a pass that reads what was written."""
 _FEWEST = 4
 """Rows of a pass at least: with fewer the libraries of matrix products take other paths, whose last bits differ."""
 
@@ -33,6 +37,9 @@ class Generated:
     """Residues, without tags; heavy and light run together where the template has no separator."""
     ended: bool
     """Whether the model wrote its stop token."""
+    log_likelihood: float | None = field(compare=False)
+    """Mean (nats) over what was written, the stop too, of the model without the `edit`; None of no residues. Its last
+    bits depend on whether it was read beside the writing or after."""
 
 
 def side_by_side(model: AntibodyModel, tokens: int = 162, batch_size: int = BATCH) -> int:
@@ -53,7 +60,7 @@ def generate(
     top_p: float = 1.0,
     prompt: str = "",
     complete: bool = False,
-    max_residues: int = 160,
+    max_residues: int | None = None,
     layer: int | None = None,
     edit: Edit | None = None,
     batches: Sequence[int] | None = None,
@@ -71,12 +78,13 @@ def generate(
     `complete` draws the first residues from the model's own distribution over `starts`, then lets it go on: that is
     what keeping the sequences with such a start would give, at the cost of no sequence thrown away. A `prompt` is a
     start of the user's own, and replaces it. `edit` changes the residual stream after block `layer` at every position
-    (see models.Edit), that of the start included. Raises InputError where the model's output is not finite, or no
-    complete start can be drawn.
+    (see models.Edit), that of the start included. `max_residues`: LONGEST for each of `chains` unless told otherwise.
+    Raises InputError where the model's output is not finite, or no complete start can be drawn.
     """
     writer = _Writer(model, chains, species, temperature, top_p, layer, edit)
     first = starts(chains, species) if complete and not prompt else []
-    steps = min(max_residues, model.max_tokens - len(writer.prefix)) + 1
+    most = LONGEST * len(chains) if max_residues is None else max_residues
+    steps = min(most, model.max_tokens - len(writer.prefix)) + 1
     wanted = range(-(-n // batch_size)) if batches is None else batches
     width = side_by_side(model, len(writer.prefix) + steps, batch_size)
     words = list(seed) if isinstance(seed, Sequence) else [seed]
@@ -111,22 +119,38 @@ class _Writer:
         self.banned = torch.full((model.vocabulary,), -torch.inf, device=model.device)
         self.banned[[*self.letters, self.stop]] = 0.0
 
-    def _logits(self, new: Tensor, tokens: Tensor, rows: Tensor, cache: Cache | None, keep: int) -> tuple[Tensor, Any]:
+    def _logits(
+        self,
+        new: Tensor,
+        tokens: Tensor,
+        rows: Tensor,
+        keep: int,
+        cache: Cache | None,
+        use_cache: bool = True,
+        before: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Any]:
         """float32 logits [batch, keep, vocabulary] of the last tokens, and the cache, after reading new [batch, t], the
-        last of tokens [batch, T]; rows [batch] are the rows' numbers in the call."""
-        options = {"past_key_values": cache, "use_cache": keep == 1, "logits_to_keep": keep}
+        last of tokens [batch, T]; rows [batch] are the rows' numbers in the call. What the edit is given goes to
+        `before`: (states [slots, T, d_model], the batch's slots)."""
+        options = {"past_key_values": cache, "use_cache": use_cache, "logits_to_keep": keep}
         if self.edit is None or self.layer is None:
             out = self.model.hf(input_ids=new, **options)
         else:
-            edit = self.edit
-            with self.model.hooked(self.layer, lambda hidden: edit(hidden, tokens, rows)):
+            edit, place = self.edit, slice(tokens.shape[1] - new.shape[1], tokens.shape[1])
+
+            def change(hidden: Tensor) -> Tensor:
+                if before is not None:
+                    before[0][before[1], place] = hidden
+                return edit(hidden, tokens, rows)
+
+            with self.model.hooked(self.layer, change):
                 out = self.model.hf(input_ids=new, **options)
         logits = out.logits[:, -keep:].float()
         if not torch.isfinite(logits).all():
             raise InputError(
                 f"model {self.model.spec.name}: its output is not finite; choose a smaller strength or float32"
             )
-        return logits + self.banned, out.past_key_values
+        return logits, out.past_key_values
 
     def write(self, rows: Tensor, draws: Tensor, prompt: str, first: Sequence[str], steps: int) -> list[Generated]:
         """The sequences of `rows` of the call; draws [steps + 1, rows]: one for the start, one a token."""
@@ -144,23 +168,53 @@ class _Writer:
         filled = read + begun.shape[1]
         tokens[:, :filled] = torch.cat([head, begun], 1)
         new, cache = tokens[slot, :filled], self.model.cache(most)
+        changes = self.edit is not None and self.layer is not None
+        # what the edit is given, from which the rest of the model reads on; 0, as a nan would spread from any place
+        states = torch.zeros(n, most, self.model.d_model, dtype=self.model.dtype, device=device) if changes else None
+        said = torch.zeros(n, device=device)  # log-likelihood so far
+        over = torch.zeros(n, dtype=torch.bool, device=device)
+        keep = begun.shape[1] + 1  # the first pass tells of the start too
         while filled < most:
-            logits, cache = self._logits(new, tokens[slot, :filled], rows[slot], cache, 1)
-            new = _sample(logits[:, 0], draws[filled - read + 1, slot], self.temperature, self.top_p)[:, None]
+            kept = None if states is None else (states, slot)
+            logits, cache = self._logits(new, tokens[slot, :filled], rows[slot], keep, cache, before=kept)
+            allowed = logits[:, -1] + self.banned
+            new = _sample(allowed, draws[filled - read + 1, slot], self.temperature, self.top_p)[:, None]
             tokens[slot, filled] = new[:, 0]
             filled += 1
-            ended = new[:, 0] == self.stop
+            if not changes:
+                log_p = logits.log_softmax(-1).gather(2, tokens[slot, filled - keep : filled, None])[..., 0].sum(1)
+                said[slot] += log_p.masked_fill(over[slot], 0)
+            keep, ended = 1, new[:, 0] == self.stop
+            over[slot] |= ended
             if ended.all():
                 break
             if ended.any() and hasattr(cache, "batch_select_indices"):
                 stay = _closed_ranks(ended)
                 cache.batch_select_indices(stay)
                 slot, new = slot[stay], new[stay]
-        return [self._text(row) for row in tokens[:, read:filled].tolist()]
+        tokens = tokens[:, :filled]
+        stops = tokens[:, read:] == self.stop
+        ends = read + torch.where(over, stops.int().argmax(1) + 1, filled - read)
+        if states is not None:
+            said = self._read(tokens, read, ends, states)
+        rows_of = zip(tokens[:, read:].tolist(), (ends - read).tolist(), over.tolist(), said.tolist(), strict=True)
+        return [self._generated(row[:size], ended, total) for row, size, ended, total in rows_of]
 
-    def _text(self, row: list[int]) -> Generated:
-        end = row.index(self.stop) if self.stop in row else len(row)
-        return Generated("".join(self.letters[token] for token in row[:end]), self.stop in row)
+    def _generated(self, row: list[int], ended: bool, said: float) -> Generated:
+        text = "".join(self.letters[token] for token in (row[:-1] if ended else row))
+        return Generated(text, ended, said / len(row) if text else None)
+
+    def _read(self, tokens: Tensor, first: int, ends: Tensor, states: Tensor) -> Tensor:
+        """[rows] log-likelihood without the edit of tokens [rows, T] from `first` to `ends` [rows], read on from the
+        states [rows, T, d_model] that the edit was given: it changes nothing before."""
+        said = torch.empty(len(tokens), device=tokens.device)
+        for some in ends.argsort().split(max(1, _READ // tokens.shape[1])):
+            last = int(ends[some].max())
+            logits = self.model.logits(tokens[some, : last - 1], self.layer, states[some, : last - 1])
+            log_p = logits[:, first - 1 :].float().log_softmax(-1).gather(2, tokens[some, first:last, None])[..., 0]
+            inside = torch.arange(first, last, device=tokens.device) < ends[some, None]
+            said[some] = (log_p * inside).sum(1)
+        return said
 
     def _draw_starts(self, first: Sequence[str], rows: Tensor, draw: Tensor) -> Tensor:
         """[rows, residues] tokens of one of the starts `first` (of equal length) for each row, in proportion to the
@@ -176,8 +230,8 @@ class _Writer:
         chosen = torch.empty(len(rows), ids.shape[1], dtype=torch.long, device=device)
         for kind in kinds.unique():
             mine = (kinds == kind).nonzero()[:, 0]
-            logits, _ = self._logits(read, read, rows[mine[:1]].expand(len(read)), None, ids.shape[1])
-            log_p = _probabilities(logits, self.temperature, self.top_p).log()
+            logits, _ = self._logits(read, read, rows[mine[:1]].expand(len(read)), ids.shape[1], None, use_cache=False)
+            log_p = _probabilities(logits + self.banned, self.temperature, self.top_p).log()
             p = log_p[owner].gather(2, ids[:, :, None])[:, :, 0].sum(1).exp()
             if not p.sum() > 0:
                 raise InputError(

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,10 +251,26 @@ class AntibodyModel:
             for handle in handles:
                 handle.remove()
 
-    def logits(self, tokens: Tensor) -> Tensor:
-        """[batch, T, vocabulary] of right-padded tokens [batch, T]; can be differentiated."""
-        logits: Tensor = self.hf(input_ids=tokens, use_cache=False).logits
+    def logits(self, tokens: Tensor, layer: int | None = None, states: Tensor | None = None) -> Tensor:
+        """[batch, T, vocabulary] of right-padded tokens [batch, T]; can be differentiated. Where the residual stream
+        after block `layer` is known (states [batch, T, d_model]), only the blocks after it are run."""
+        known = layer is not None and states is not None and layer < self.n_layers and not self.spec.remote_code
+        with self._after(layer, states) if known else nullcontext():  # type: ignore[arg-type]
+            logits: Tensor = self.hf(input_ids=tokens, use_cache=False).logits
         return logits
+
+    @contextmanager
+    def _after(self, layer: int, states: Tensor) -> Iterator[None]:
+        """Passes leave out the blocks up to `layer`, whose output is `states`."""
+        parent, _, name = self.hook_prefix.rpartition(".")
+        rest = self.blocks[layer:]
+        handle = rest[0].register_forward_pre_hook(lambda module, inputs: (states, *inputs[1:]))
+        setattr(self.hf.get_submodule(parent), name, rest)
+        try:
+            yield
+        finally:
+            setattr(self.hf.get_submodule(parent), name, self.blocks)
+            handle.remove()
 
     def logits_and_states(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Logits [batch, T, vocabulary] and, to differentiate them by, the residual stream [batch, T, d_model] after

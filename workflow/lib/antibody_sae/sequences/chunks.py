@@ -104,7 +104,6 @@ def _generate(
         top_p=settings["top_p"],
         prompt=settings["prompt"],
         complete=settings["complete"],
-        max_residues=320 if chains == "HL" else 160,
     )
     texts = [one.text for one in written]
     pairs = (
@@ -119,13 +118,10 @@ def _generate(
         else ""
         for one, pair in zip(written, pairs, strict=True)
     ]  # fmt: skip
-    good = [i for i, reason in enumerate(reasons) if not reason]
-    passages = [passage for i in good for passage in model.encode(*pairs[i], settings["species"])]
-    likelihood = dict(zip(good, model.log_likelihood(passages).tolist(), strict=True))
     rows = [
         {"antibody_id": antibody_id(*pair), "heavy": pair[0], "light": pair[1], "species": settings["species"],
-         "log_likelihood": likelihood.get(i), "reason": reasons[i]}
-        for i, pair in enumerate(pairs)
+         "log_likelihood": None if reason else one.log_likelihood, "reason": reason}
+        for one, pair, reason in zip(written, pairs, reasons, strict=True)
     ]  # fmt: skip
     fields = [f for f in ACCEPTED if f.name not in ("source", "line")]
     return pa.Table.from_pylist(rows, pa.schema([*fields, ("reason", pa.string())]))

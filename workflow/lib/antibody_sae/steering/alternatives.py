@@ -52,11 +52,13 @@ def logit_bias(
     acted: list[Tensor] = []
 
     def edit(hidden: Tensor, tokens: Tensor, *rows: Tensor) -> Tensor:
-        acted[:] = [where.mask(tokens, before, model.residue_tokens)]
+        acted.append(where.mask(tokens, before, model.residue_tokens))
         return hidden
 
     def change(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        return output + acted[0][:, -output.shape[1] :, None] * added if acted else output
+        if not acted:  # a pass without the edit reads what the model itself would have written
+            return output
+        return output + acted.pop()[:, -output.shape[1] :, None] * added
 
     handle = model.head.register_forward_hook(change)
     try:

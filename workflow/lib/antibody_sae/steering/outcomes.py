@@ -58,7 +58,8 @@ class NumberedTexts:
 def number_texts(texts: Iterable[str], writing: Writing, settings: NumberingSection) -> NumberedTexts:
     """Number each distinct text once; `settings` is the `numbering` section (species, scheme).
 
-    Incomplete domains are not valid, unless `writing` says that the model need not write complete ones.
+    Incomplete domains are not valid, unless `writing` says that the model need not write complete ones; nor are pairs
+    without one of their chains.
     """
     whole = writing.get("complete", True)
     distinct = list(dict.fromkeys(texts))
@@ -74,7 +75,9 @@ def number_texts(texts: Iterable[str], writing: Writing, settings: NumberingSect
         )
         chains, residues = read_parquet(paths[1]), read_parquet(paths[2])
     bad = set(chains.loc[chains["status"] != "ok", "antibody_id"])
-    antibodies["valid"] = antibodies["antibody_id"].isin(set(chains["antibody_id"]) - bad)
+    asked = [side for letter, side in (("H", "heavy"), ("L", "light")) if letter in writing["chains"]]
+    there = antibodies[asked].notna().all(axis=1)
+    antibodies["valid"] = there & antibodies["antibody_id"].isin(set(chains["antibody_id"]) - bad)
     keep = antibodies.loc[antibodies["valid"], "antibody_id"]
     return NumberedTexts(antibodies, chains, residues[residues["antibody_id"].isin(keep)].reset_index(drop=True))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,22 +24,17 @@ def write(
     plan: pd.DataFrame,
     arms: Sequence[Intervention],
     writing: Writing,
-    species: Sequence[str],
-    scored: int,
     seed: Sequence[int],
     chunk: int,
     chunks: int,
 ) -> pd.DataFrame:
-    """Sequences of a plan's arms, each of the arm's own chains: columns chains, and those of `generate`, and
-    log_likelihood of the first `scored` of an arm, and of all without steering."""
+    """Sequences of a plan's arms, each of the arm's own chains: columns chains, and those of `generate`."""
     tables = []
     for chains, own in plan.groupby("chains", sort=False):
         how: Writing = {**writing, "chains": str(chains)}
         numbers = own["arm"].to_numpy()
         mine = [arms[a] for a in numbers]
         written = generate(model, layer, mine, own["n"].tolist(), how, seed, chunk, chunks)
-        unsteered = np.flatnonzero(own["kind"] == "none").tolist()
-        written["log_likelihood"] = log_likelihoods(model, written, how, species, scored, unsteered)
         tables.append(written.assign(arm=numbers[written["arm"].to_numpy(int)], chains=chains))
     return pd.concat(tables, ignore_index=True)
 
@@ -54,7 +49,8 @@ def generate(
     chunk: int = 0,
     chunks: int = 1,
 ) -> pd.DataFrame:
-    """Sequences of all arms: columns arm, row (within the arm), text, ended.
+    """Sequences of all arms: columns arm, row (within the arm), text, ended, and log_likelihood (mean, nats a residue)
+    under the unsteered model, nan for texts without residues.
 
     Arms lie end to end in batches of BATCH rows; chunk c takes every chunks-th batch from the c-th on. A row's random
     numbers depend on `seed`, its batch and its place there, so the sequences do not depend on the number of chunks.
@@ -73,34 +69,28 @@ def generate(
         options = {"seed": seed, "batches": batches, "batch_size": BATCH, "layer": layer, "edit": edit}
         written = model.generate(len(arm), **options, **writing)
         columns = {"text": [w.text for w in written], "ended": [w.ended for w in written]}
+        columns["log_likelihood"] = np.array([w.log_likelihood for w in written], float)
         tables.append(pd.DataFrame({"arm": arm[rows], "row": row[rows], **columns}))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["arm", "row", "text", "ended"])
+    none = pd.DataFrame(columns=["arm", "row", "text", "ended", "log_likelihood"])
+    return pd.concat(tables, ignore_index=True) if tables else none
 
 
 def log_likelihoods(
-    model: AntibodyModel, table: pd.DataFrame, writing: Writing, species: Sequence[str], max_rows: int,
-    whole: Collection[int] = (),
+    model: AntibodyModel, texts: Sequence[str], writing: Writing, species: Sequence[str]
 ) -> np.ndarray:  # fmt: skip
-    """[rows] mean log-likelihood (nats a residue) under the unsteered model of each arm's first `max_rows` sequences,
-    and of all sequences of the arms in `whole`.
-
-    It is nan for the others and for texts without residues. Pairs count both chains, by residues.
+    """[texts] mean log-likelihood (nats a residue) under the unsteered model of texts that it did not write itself; nan
+    for those without residues. Pairs count both chains, by residues.
     """
-    value = np.full(len(table), np.nan)
-    wanted = (table["row"] < max_rows).to_numpy()
-    if whole:
-        wanted = wanted | table["arm"].isin(whole).to_numpy()
-    rows = np.flatnonzero(wanted & (table["text"].str.len() > 0).to_numpy())
     passages: list[Encoded] = []
     owners: list[int] = []
-    for i, (heavy, light) in zip(
-        rows.tolist(), split_chains(table["text"].iloc[rows].tolist(), writing["chains"], species), strict=True
-    ):
+    rows = [i for i, text in enumerate(texts) if text]
+    for i, (heavy, light) in zip(rows, split_chains([texts[i] for i in rows], writing["chains"], species), strict=True):
         encoded = model.encode(heavy, light, writing["species"], writing["chains"])
         passages += encoded
         owners += [i] * len(encoded)
+    value = np.full(len(texts), np.nan)
     if passages:
         sizes = np.array([(p.residue >= 0).sum() + 1 for p in passages])
-        total = np.bincount(owners, model.log_likelihood(passages) * sizes, len(table))
-        value[rows] = (total / np.maximum(np.bincount(owners, sizes, len(table)), 1))[rows]
+        total = np.bincount(owners, model.log_likelihood(passages) * sizes, len(texts))
+        value[rows] = (total / np.maximum(np.bincount(owners, sizes, len(texts)), 1))[rows]
     return value

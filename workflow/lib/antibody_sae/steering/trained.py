@@ -53,6 +53,23 @@ class Judged:
         return Judged(self.outcome[rows], self.valid[rows], self.region[rows])
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Sequences that were written."""
+
+    texts: list[str]
+    passages: list[Encoded]
+    judged: Judged
+    log_likelihood: np.ndarray
+    """[n] mean (nats a token) of the model without a vector; nan of no residues."""
+
+    def mean_log_likelihood(self, rows: slice = slice(None)) -> float:
+        """Over all tokens of some of them."""
+        sizes = np.array([len(text) + 1.0 for text in self.texts[rows]])
+        known = ~np.isnan(self.log_likelihood[rows])  # the model may write nothing at all
+        return float(np.average(self.log_likelihood[rows][known], weights=sizes[known]))
+
+
 Judge = Callable[[Sequence[str]], Judged]
 
 
@@ -116,7 +133,7 @@ class Workbench:
     targets: Sequence[str]
     judge: Judge
 
-    def draw(self, vectors: Sequence[Tensor], n: int, seed: int) -> tuple[list[str], list[Encoded], Judged]:
+    def draw(self, vectors: Sequence[Tensor], n: int, seed: int) -> Drawn:
         """n sequences under each of the vectors [d_model] (raw units), side by side; without any, n in all. What did
         not end by itself is not valid."""
         chains, species = self.writing["chains"], self.writing["species"]
@@ -127,7 +144,8 @@ class Workbench:
         sides = [(text, None) if "H" in chains else (None, text) for text in texts]
         passages = [self.model.encode(heavy, light, species, chains)[0] for heavy, light in sides]
         judged, ended = self.judge(texts), np.array([w.ended for w in written])
-        return texts, passages, Judged(judged.outcome * ended[:, None], judged.valid & ended, judged.region)
+        judged = Judged(judged.outcome * ended[:, None], judged.valid & ended, judged.region)
+        return Drawn(texts, passages, judged, np.array([w.log_likelihood for w in written], float))
 
     def credit(
         self, texts: Sequence[str], passages: Sequence[Encoded], judged: Judged, probe: Probe | None = None
@@ -162,20 +180,16 @@ class Workbench:
                 c[:, j] = slope * exact
         return credit, values, probe
 
-    def _log_likelihood(self, passages: Sequence[Encoded]) -> float:
-        passages = [p for p in passages if (p.residue >= 0).any()]  # the model may write nothing at all
-        sizes = np.array([(p.residue >= 0).sum() + 1 for p in passages])
-        return float((self.model.log_likelihood(passages) * sizes).sum() / sizes.sum())
-
     def base(self, n: int, seed: int) -> Base:
         """Draw n sequences without a push; the probe of V is fitted on them."""
-        texts, passages, judged = self.draw([], n, seed)
-        credit, values, probe = self.credit(texts, passages, judged)
+        drawn = self.draw([], n, seed)
+        passages, region = drawn.passages, drawn.judged.region
+        credit, values, probe = self.credit(drawn.texts, passages, drawn.judged)
         terms, mapped = control_map(
-            self.model, self.layer, self.where, passages, credit, judged.region, self.targets, self.writing
+            self.model, self.layer, self.where, passages, credit, region, self.targets, self.writing
         )
         return Base(
-            texts, passages, judged, values, probe, credit, terms, mapped, self._log_likelihood(passages)
+            drawn.texts, passages, drawn.judged, values, probe, credit, terms, mapped, drawn.mean_log_likelihood()
         )  # fmt: skip
 
     def train(self, base: Base, length: float, n: int, seed: int, **options: Any) -> list[TrainedVector]:
@@ -184,18 +198,19 @@ class Workbench:
 
         def sample(vectors: Mapping[int, Tensor], number: int) -> dict[int, Round]:
             word = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-            texts, passages, judged = self.draw(list(vectors.values()), n, word)
+            drawn = self.draw(list(vectors.values()), n, word)
+            passages, judged = drawn.passages, drawn.judged
             own = {j: slice(i * n, (i + 1) * n) for i, j in enumerate(vectors)}
             credit: list[np.ndarray] = []
             for j, rows in own.items():
-                every, _, _ = self.credit(texts[rows], passages[rows], judged.of(rows), base.probe)
+                every, _, _ = self.credit(drawn.texts[rows], passages[rows], judged.of(rows), base.probe)
                 credit += [c[:, [j]] for c in every]
             at = torch.stack(list(vectors.values())).repeat_interleave(n, 0)
             terms = crediting.derivatives(self.model, self.layer, passages, credit, self.where, self.writing, at)
             return {
                 j: Round(
                     float(judged.outcome[rows, j].mean()), float(judged.valid[rows].mean()),
-                    self._log_likelihood(passages[rows]), terms[rows, 0].mean(0),
+                    drawn.mean_log_likelihood(rows), terms[rows, 0].mean(0),
                 )
                 for j, rows in own.items()
             }  # fmt: skip
