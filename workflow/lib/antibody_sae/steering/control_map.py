@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from antibody_sae.sections import Writing
 
 
-MAPPED = 2
+MAPPED = 4
 """Of so many batches one is followed back through all blocks, for the map; the others as far as the derivative needs,
-which is half the work."""
+which at the middle layer is half the work."""
 
 
 def control_map(

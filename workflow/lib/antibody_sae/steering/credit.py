@@ -22,6 +22,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -192,7 +193,7 @@ def _ridge(x: np.ndarray, y: np.ndarray, fold: np.ndarray) -> tuple[np.ndarray, 
     for k in range(FOLDS):
         for r, ridge in enumerate(RIDGES):
             left = gram - grams[k] + ridge * unit * np.eye(x.shape[1], dtype=x.dtype)
-            weight = np.linalg.solve(left, product - products[k])
+            weight = scipy.linalg.solve(left, product - products[k], assume_a="pos")
             scores[r, fold == k] = x[fold == k] @ weight
             weights[r] += weight / FOLDS
     best = ((scores - y) ** 2).mean(1).argmin(0)
