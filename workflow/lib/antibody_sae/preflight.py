@@ -89,9 +89,8 @@ def measure(config: Config) -> Rates:
 
     def generate(size: tuple[int, int]) -> int:
         rows, residues = size
-        how = {key: sequences[key] for key in ("species", "prompt", "complete")} if size[1] > 4 else {}
-        written = model.generate(rows, chains=chains, max_residues=residues, batch_size=rows, **how)
-        return sum(len(one.text) for one in written)
+        written = model.generate(rows, chains=chains, max_residues=residues, batch_size=rows)
+        return sum(len(one.text) for one in written) + rows * len(model.prefix(chains))
 
     heavy, light = (_HEAVY if "H" in wanted else None, _LIGHT if "L" in wanted else None)
 
@@ -138,7 +137,8 @@ def _say(text: str) -> None:
 def _rate(work: Callable[[Any], int], sizes: Sequence[Any]) -> float:
     """Units a second of the largest of the growing `sizes` that _BOUND leaves time for; work returns its units.
 
-    By the processor's time, so that what else the machine does now does not count.
+    The first size is there to wake the machine: it never ends the probe. By the processor's time, so that what else
+    the machine does now does not count.
     """
     began = time.process_time()
     rate = 0.0
@@ -148,7 +148,7 @@ def _rate(work: Callable[[Any], int], sizes: Sequence[Any]) -> float:
         now = time.process_time()
         rate = units / max(now - start, 1e-9)
         product = [int(np.prod(each)) for each in sizes[i : i + 2]]
-        if now - began + product[-1] / product[0] * (now - start) > _BOUND:
+        if i and now - began + product[-1] / product[0] * (now - start) > _BOUND:
             break
     return rate
 
@@ -292,8 +292,8 @@ def estimate(config: Config, rates: Rates, cores: int, d_model: int) -> tuple[st
         ),
         "train": (learned / rates.trained + jobs * start, jobs * config["saes"]["threads"]),
         "associate": (jobs * (_ASSOCIATED * kept / rates.trained + 2 * start), jobs),
-        "steer": (  # each SAE's arms, and each layer's controls, in chunks
-            steered(config) * (1 / rates.generated + 1 / rates.numbered)
+        "steer": (  # each SAE's arms, and each layer's controls, in chunks; what is written is read, too
+            steered(config) * (1 / rates.generated + MEAN_RESIDUES[chains] / rates.harvested + 1 / rates.numbered)
             + start * steering_units * (2 * config["steering"]["chunks"] + 4),
             config["steering"]["chunks"] * steering_units,
         ),
