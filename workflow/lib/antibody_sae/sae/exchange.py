@@ -115,6 +115,7 @@ def card(sae: SAE, metrics: Mapping[str, Any], spec: ModelSpec, name: str) -> st
         "latents": f"{sae.latents:,} in {sae.d_model} dimensions",
         "active latents": active,
         "architecture": about["architecture"],
+        "activation": about["activation"] or "topk",
         "scaling": about["scaling"],
         "tokens of training": tokens,
         "licence of the model": about["licence"],
