@@ -220,27 +220,28 @@ class _Writer:
         """[rows, residues] tokens of one of the starts `first` (of equal length) for each row, in proportion to the
         probability that the model under the row's intervention writes it with the temperature and top_p of the call.
 
-        P(abc) = P(a) P(b | a) P(c | ab): one pass over the distinct ab, once for each kind of row.
+        P(abc) = P(a) P(b | a) P(c | ab): one pass over the distinct ab under each kind of intervention.
         """
         device = self.model.device
         ids = torch.tensor([[self.model.residue_tokens[r] for r in one] for one in first], device=device)
         stems, owner = ids[:, :-1].unique(dim=0, return_inverse=True)
         read = torch.cat([torch.tensor(self.prefix, device=device).expand(len(stems), -1), stems], 1)
-        kinds = getattr(self.edit, "kinds", torch.zeros_like)(rows)
-        chosen = torch.empty(len(rows), ids.shape[1], dtype=torch.long, device=device)
-        for kind in kinds.unique():
-            mine = (kinds == kind).nonzero()[:, 0]
-            logits, _ = self._logits(read, read, rows[mine[:1]].expand(len(read)), ids.shape[1], None, use_cache=False)
-            log_p = _probabilities(logits + self.banned, self.temperature, self.top_p).log()
-            p = log_p[owner].gather(2, ids[:, :, None])[:, :, 0].sum(1).exp()
-            if not p.sum() > 0:
-                raise InputError(
-                    f"sequences.complete: under top_p {self.top_p} the model writes none of the starts "
-                    f"{', '.join(first[:5])} ... of complete domains; raise top_p, or set complete: false"
-                )
-            cumulative = p.cumsum(0)
-            chosen[mine] = ids[torch.searchsorted(cumulative, draw[mine] * cumulative[-1], right=True)]
-        return chosen
+        kinds, kind = getattr(self.edit, "kinds", torch.zeros_like)(rows).unique(return_inverse=True)
+        one_of = torch.stack([rows[(kind == i).nonzero()[0, 0]] for i in range(len(kinds))])
+        tokens = read.repeat(len(kinds), 1)
+        logits, _ = self._logits(
+            tokens, tokens, one_of.repeat_interleave(len(stems)), ids.shape[1], None, use_cache=False
+        )
+        log_p = _probabilities(logits + self.banned, self.temperature, self.top_p).log()
+        log_p = log_p.view(len(kinds), len(stems), *log_p.shape[1:])[:, owner]
+        p = log_p.gather(3, ids[None, :, :, None].expand(len(kinds), -1, -1, -1))[..., 0].sum(2).exp()
+        if not (p.sum(1) > 0).all():
+            raise InputError(
+                f"sequences.complete: under top_p {self.top_p} the model writes none of the starts "
+                f"{', '.join(first[:5])} ... of complete domains; raise top_p, or set complete: false"
+            )
+        cumulative = p.cumsum(1)[kind]
+        return ids[torch.searchsorted(cumulative, draw[:, None] * cumulative[:, -1:], right=True)[:, 0]]
 
 
 def _closed_ranks(ended: Tensor) -> Tensor:
