@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import torch
 from antibody_sae import config
 from antibody_sae.designs import build, library, outputs, page
+from antibody_sae.interventions import Where
 from antibody_sae.io import InputError, write_json
 from antibody_sae.report.charts.base import Palette, svg
 from antibody_sae.report.run import Run
@@ -52,3 +54,14 @@ def test_an_entry_without_a_lever_is_rejection_sampling(iglm_s, monkeypatch, tmp
 
 def _defaults(entry):
     return config.complete({"designs": {"lib": entry}})["designs"]["lib"]
+
+
+def test_a_located_vector_pushes_the_region_where_its_target_is_decided():
+    levers = build.Levers(
+        {}, {}, {"located FR1": {"v-family=IGHV4": torch.tensor([0.0, 2.0])}},
+        {"located FR1": {"region": "FR1", "share": 0.25}}, 10.0, {},
+    )  # fmt: skip
+    asked = _defaults({"concepts": {"v-family=IGHV4": "high"}, "lever": "located", "length": 0.3})
+    (handle,) = build.candidates(asked, levers, {"FR1": (0, 25)})
+    assert handle.intervention.where == Where("FR1", counts={"FR1": (0, 25)})
+    assert handle.intervention.vector.tolist() == pytest.approx([0.0, 0.3 * 10 / 0.25**0.5])

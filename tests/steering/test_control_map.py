@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from antibody_sae.interventions import Where
@@ -29,3 +30,19 @@ def test_the_map_of_control_agrees_with_the_derivative_and_finds_the_layer(drawn
     torch.testing.assert_close(half_terms, terms, atol=1e-6, rtol=1e-4)
     assert half["derivative"].iloc[0] == pytest.approx(table["derivative"].iloc[0], rel=0.3)
     assert half["noise"].iloc[0] == pytest.approx(2**0.5 * table["noise"].iloc[0], rel=0.2)
+
+
+def test_a_target_is_placed_where_nearly_all_of_its_derivative_is_and_surely():
+    regions = ["H-FR1", "H-CDR3"]
+    rows = {  # derivative in the two regions, noise
+        "decided": (0.9, 0.1, 0.1),
+        "spread": (0.6, 0.5, 0.1),
+        "uncertain": (0.2, 0.0, 0.1),
+        "nothing": (0.0, 0.0, 0.1),
+    }
+    mapped = pd.DataFrame([
+        {"concept": name, "layer": layer, "region": region, "derivative": d if layer == 2 else 0.5, "noise": noise}
+        for name, (*both, noise) in rows.items() for layer in (1, 2) for region, d in zip(regions, both, strict=True)
+    ])  # fmt: skip
+    assert control_map.places(mapped, 2) == {"decided": "H-FR1"}
+    assert control_map.places(mapped, 1) == {}

@@ -11,7 +11,7 @@ import torch
 from antibody_sae.interventions import Where
 from antibody_sae.io import write_safetensors
 from antibody_sae.sae.model import SAE
-from antibody_sae.steering import sparse, trained
+from antibody_sae.steering import control_map, sparse, trained
 from planted import EARLY, planted_model
 from safetensors import safe_open
 
@@ -104,6 +104,38 @@ def test_training_on_the_model_raises_the_rate_and_is_the_same_twice(drawn):
     assert runs[0].history["rate"].max() > base.rates[0] + 0.2
 
 
+def test_a_located_vector_acts_where_its_target_is_decided_as_long_in_the_mean_square(drawn, monkeypatch):
+    model, *_ = drawn
+    plain = workbench(model)
+
+    def judge(texts):
+        region = [(np.arange(len(text)) >= EARLY).astype(np.int8) for text in texts]  # FR1 is the first EARLY residues
+        return dataclasses.replace(plain.judge(texts), region=region)
+
+    bench = dataclasses.replace(plain, judge=judge)
+    monkeypatch.setattr(control_map, "MAPPED", 1)
+    base = bench.base(200, seed=1)
+    settings = {"levers": ["located"], "lever_length": 0.5, "lever_rounds": 2, "perplexity_bound": 9.0, "n": 60,
+                "seed": 1}  # fmt: skip
+    drawn_at = []
+    original = trained.Workbench.draw
+
+    def watch(self, vectors, n, seed):
+        drawn_at.extend((self.where, float(v.norm())) for v in vectors)
+        return original(self, vectors, n, seed)
+
+    monkeypatch.setattr(trained.Workbench, "draw", watch)
+    vectors, history, places = trained.levers(bench, base, settings, 4.0, {"FR1": (0, EARLY)})
+    (target,) = bench.targets
+    share = sum(min(len(t), EARLY) for t in base.texts) / sum(map(len, base.texts))
+    assert places == {target: {"region": "FR1", "share": pytest.approx(share)}}
+    assert all(where == Where("FR1", counts={"FR1": (0, EARLY)}) for where, _ in drawn_at)
+    assert drawn_at[0][1] == pytest.approx(0.5 * 4.0 / share**0.5)
+    assert set(history["where"]) == {"FR1"}
+    assert vectors["located"][0, 0] > 0.8  # what raises W
+    assert float(vectors["located"].norm()) == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("chains", ["L", "HL"])
 def test_light_chains_and_pairs_have_levers_too(chains):
     model = planted_model()
@@ -124,7 +156,7 @@ def test_a_layers_levers_and_a_dictionarys_go_to_files_with_their_provenance(dra
         "levers": ["sparse", "trained"], "lever_length": 0.5, "lever_rounds": 1, "perplexity_bound": 3.0, "n": 50,
         "seed": 1,
     }  # fmt: skip
-    vectors, history = trained.levers(bench, base, settings, 4.0)
+    vectors, history, _ = trained.levers(bench, base, settings, 4.0)
     assert {name: tuple(v.shape) for name, v in vectors.items()} == {"rate_derivative": (1, 16), "trained": (1, 16)}
     torch.testing.assert_close(vectors["trained"], vectors["rate_derivative"])  # one round: its first step
     assert history["concept"].tolist() == bench.targets

@@ -155,3 +155,17 @@ def test_random_arms_are_in_no_family_and_supervised_ones_in_their_own(planted):
     assert table.loc[table["stage"] == "explore", ["p_value", "q_value"]].isna().all(axis=None), (
         "explored: never judged"
     )
+
+
+def test_located_arms_are_pushed_in_their_region_and_as_long_over_the_sequence():
+    directions = {"trained": torch.eye(WIDTH), "located": torch.eye(WIDTH)}
+    places = {"v-gene=c": {"region": "FR1", "share": 0.25}}
+    plan = plans.explore_layer(directions, TARGETS, SETTINGS, _Store(), places)
+    own = plan.table[plan.table["kind"] == "located"]
+    assert own[["concept", "where"]].drop_duplicates().to_numpy().tolist() == [["v-gene=c", "FR1"]]
+    assert own["length"].tolist() == SETTINGS["norms"]
+    assert own["norm"].to_numpy() == pytest.approx(2 * WIDTH**0.5 * np.array(SETTINGS["norms"]))
+    assert plan.table.loc[plan.table["kind"] != "located", "where"].isna().all()
+    lengths = pd.DataFrame({"concept": ["v-gene=c"], "kind": ["located"], "length": [0.3], "chains": ["H"]})
+    taken = plans.confirm(plan, lengths.assign(chosen=True), SETTINGS).table
+    assert taken.loc[taken["kind"] == "located", ["where", "n"]].to_numpy().tolist() == [["FR1", SETTINGS["n"]]]

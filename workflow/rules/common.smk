@@ -141,7 +141,7 @@ def every_steered(name):
 
 
 def design_uses(asked, kind):
-    """Whether a design draws on levers of a kind: latent, sparse, trained."""
+    """Whether a design draws on levers of a kind: latent, sparse, trained, located."""
     kinds = config["steering"]["levers"] if asked["lever"] == "auto" else [asked["lever"]]
     return kind in kinds and not asked["latents"]
 
@@ -182,10 +182,11 @@ def design_levers(name, kind):
 
 
 def design_trained(wildcards):
-    """The layer's trained vectors."""
+    """The layer's trained vectors, and where the located ones act."""
     asked = config["designs"][wildcards.design]
     folder = f"{OUT}/steering/layer{design_layer(asked)}/levers"
-    return [f"{folder}/directions.safetensors"] if design_uses(asked, "trained") else []
+    used = design_uses(asked, "trained") or design_uses(asked, "located")
+    return [f"{folder}/directions.safetensors", f"{folder}/places.json"] if used else []
 
 
 def design_manifest(wildcards):
@@ -199,7 +200,8 @@ def design_manifest(wildcards):
 def design_counts(wildcards):
     """Residues of the regions, where a push acts on one."""
     asked = config["designs"][wildcards.design]
-    if not isinstance(asked["where"], str) or asked["where"] == "all":
+    of_region = isinstance(asked["where"], str) and asked["where"] != "all"
+    if not of_region and not design_uses(asked, "located"):
         return []
     return f"{OUT}/steering/layer{design_layer(asked)}/controls/counts.json"
 

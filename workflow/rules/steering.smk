@@ -56,6 +56,7 @@ rule steer_controls:
         labels=f"{OUT}/concepts/labels.json",
         values=f"{OUT}/concepts/labels.safetensors",
         levers=f"{STEER}/levers/directions.safetensors",
+        places=f"{STEER}/levers/places.json",
     output:
         plan=f"{STEER}/controls/explore/plan.parquet",
         vectors=f"{STEER}/controls/explore/vectors.safetensors",
@@ -86,6 +87,7 @@ rule steer_levers:
         values=f"{OUT}/concepts/labels.safetensors",
     output:
         directions=f"{STEER}/levers/directions.safetensors",
+        places=f"{STEER}/levers/places.json",
         training=f"{STEER}/levers/training.parquet",
         reliability=f"{STEER}/levers/reliability.parquet",
         control_map=f"{STEER}/levers/control_map.parquet",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from antibody_sae.activations import Store
 from antibody_sae.concepts import labelling
-from antibody_sae.io import read_safetensors, write_json, write_parquet, write_safetensors
+from antibody_sae.io import read_json, read_safetensors, write_json, write_parquet, write_safetensors
 from antibody_sae.jobs import job
 from antibody_sae.steering import directions, plans, targets
 
@@ -18,7 +18,7 @@ with job(snakemake):
     panel = targets.panel(labels, list(wanted))
     known = directions.directions(store, labels, panel) | read_safetensors(found.levers)
     steered = {kind: rows for kind, rows in known.items() if kind != "trained" or "trained" in settings["levers"]}
-    plan = plans.explore_layer(steered, wanted, settings, store)
+    plan = plans.explore_layer(steered, wanted, settings, store, read_json(found.places))
     write_safetensors({name: rows.contiguous() for name, rows in known.items()}, snakemake.output.directions)
     counts = {chains: targets.typical_counts(labels, panel, chains[0]) for chains in targets.by_chains(wanted)}
     write_json(counts, snakemake.output.counts)

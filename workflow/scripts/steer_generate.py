@@ -15,13 +15,14 @@ with job(snakemake):
     settings, layer = params.steering, int(wildcards.layer)
     model = models.load(params.model)
     plan = read_parquet(found.plan)
-    where = {chains: parse_where(settings["where"], counts) for chains, counts in read_json(found.counts).items()}
+    counts = read_json(found.counts)
+    where = [parse_where(own or settings["where"], counts[c]) for own, c in plan[["where", "chains"]].to_numpy()]
     vectors = read_safetensors(found.vectors)["vectors"]
     written = sampling.write(
         model,
         layer,
         plan,
-        [Intervention(vector=v, where=where[chains]) for v, chains in zip(vectors, plan["chains"], strict=True)],
+        [Intervention(vector=v, where=w) for v, w in zip(vectors, where, strict=True)],
         params.writing,
         [settings["seed"], layer, zlib.crc32(f"{wildcards.unit}/{wildcards.stage}".encode())],
         int(wildcards.chunk),

@@ -6,7 +6,7 @@ import pandas as pd
 from antibody_sae.activations import Store
 from antibody_sae.concepts import labelling
 from antibody_sae.interventions import parse_where
-from antibody_sae.io import write_parquet, write_safetensors
+from antibody_sae.io import write_json, write_parquet, write_safetensors
 from antibody_sae.jobs import job
 from antibody_sae.models import model as models
 from antibody_sae.steering import targets, trained
@@ -21,19 +21,20 @@ with job(snakemake):
     store = Store(Path(snakemake.input.manifest).parent, {**model.provenance, "layer": layer})
     labels = labelling.load(Path(snakemake.input.labels).parent)
     panel, sections = targets.panel(labels, list(wanted)), {"numbering": params.numbering, "concepts": params.concepts}
-    made: dict[str, list] = {"vectors": [], "training": [], "reliability": [], "control_map": []}
+    made: dict[str, list] = {"vectors": [], "places": [], "training": [], "reliability": [], "control_map": []}
     for chains, mine in targets.by_chains(wanted).items():
         writing = {**params.writing, "chains": chains}
-        where = parse_where(settings["where"], targets.typical_counts(labels, panel, chains[0]))
-        bench = trained.Workbench(model, layer, where, writing, mine, trained.catalogue_judge(mine, writing, sections))
+        counts = targets.typical_counts(labels, panel, chains[0])
+        judge = trained.catalogue_judge(mine, writing, sections)
+        bench = trained.Workbench(model, layer, parse_where(settings["where"], counts), writing, mine, judge)
         base = bench.base(settings["gradient_antibodies"], settings["seed"])
-        vectors, history = trained.levers(bench, base, settings, typical_length(store))
-        made["vectors"].append((mine, vectors))
-        made["training"].append(history)
-        made["reliability"].append(trained.reliability(base, mine))
-        made["control_map"].append(base.control_map)
+        vectors, history, found = trained.levers(bench, base, settings, typical_length(store), counts)
+        parts = (mine, vectors), found, history, trained.reliability(base, mine), base.control_map
+        for name, part in zip(made, parts, strict=True):
+            made[name].append(part)
     about = {**model.provenance, "layer": layer, "targets": list(wanted)}
     vectors = trained.together(made.pop("vectors"), list(wanted))
     write_safetensors(vectors, snakemake.output.directions, trained.provenance(about))
+    write_json(dict(place for found in made.pop("places") for place in found.items()), snakemake.output.places)
     for name, tables in made.items():
         write_parquet(pd.concat(tables, ignore_index=True), snakemake.output[name])

@@ -249,8 +249,9 @@ def steered(config: Config) -> int:
     kinds = 2 + len(steering["lever_sizes"]) * ("sparse" in levers)  # matched latents, shuffled signs
     drawn = lengths * steering["random_n"]
     ablated = targets * steering["ablation"] * 2 * (tries + steering["candidates"] + 1)  # many are but a CDR3 long
-    directions = 3 + ("trained" in levers)
-    made = targets * steering["lever_rounds"] * steering["n"] if {"sparse", "trained"} & set(levers) else 0
+    directions = 3 + ("trained" in levers) + ("located" in levers)  # not all targets are decided in one region
+    trained = bool({"sparse", "trained"} & set(levers)) + ("located" in levers)
+    made = targets * steering["lever_rounds"] * steering["n"] * trained
     made += parts * steering["gradient_antibodies"]
     controls = targets * directions * arms(together) + made
     controls += parts * (arms(together, random, drawn) + steering["baseline"])

@@ -23,6 +23,7 @@ from antibody_sae.sae.model import SAE
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
     from antibody_sae.sections import ConceptsSection, DesignSection, WritingSections
+    from antibody_sae.steering.trained import Place
 
 PILOT = 128
 """Sequences that each of several levers is tried on."""
@@ -40,14 +41,16 @@ class Levers:
     effects: Mapping[str, pd.DataFrame]
     """Name -> its effects.parquet."""
     vectors: Mapping[str, Mapping[str, Any]]
-    """Name ("trained", "sparse ordered-seed0") -> target -> direction [d_model]."""
+    """Name ("trained", "sparse ordered-seed0", "located FR1") -> target -> direction [d_model]."""
+    places: Mapping[str, Place]
+    """Name of located vectors -> where they act."""
     unit: float
     """Root mean square length of the centred residual stream, in raw units."""
     hashes: Mapping[str, str]
     """What was read -> SHA-256."""
 
 
-NO_LEVERS = Levers({}, {}, {}, float("nan"), {})
+NO_LEVERS = Levers({}, {}, {}, {}, float("nan"), {})
 
 
 def read_levers(found: Any, targets: Sequence[str], provenance: Mapping[str, Any]) -> Levers:
@@ -59,20 +62,30 @@ def read_levers(found: Any, targets: Sequence[str], provenance: Mapping[str, Any
     saes = {Path(path).parent.name: SAE.load(Path(path).parent, provenance) for path in found.saes}
     hashes = {Path(path).parent.name: sha256_file(Path(path).with_name("sae.safetensors")) for path in found.saes}
     effects = {Path(path).parent.name: read_parquet(path) for path in found.effects}
-    vectors = {}
-    for name, path in [("trained", p) for p in found.trained] + [
-        (f"sparse {Path(p).parent.name}", p) for p in found.sparse
-    ]:
+    vectors: dict[str, dict[str, Any]] = {}
+    places: dict[str, Place] = {}
+    if found.trained:
+        path, there = found.trained
         stored = read_safetensors(path)
-        key = max((k for k in stored if k.startswith(name.split()[0])), key=lambda k: int("0" + k.partition("_")[2]))
+        if "trained" in stored:
+            vectors["trained"] = dict(zip(targets, stored["trained"], strict=True))
+        for target, place in read_json(there).items():
+            name = f"located {place['region']}"
+            vectors.setdefault(name, {})[target] = stored["located"][list(targets).index(target)]
+            places[name] = place
+        hashes["trained"] = sha256_file(path)
+    for path in found.sparse:
+        stored, name = read_safetensors(path), f"sparse {Path(path).parent.name}"
+        key = max((k for k in stored if k.startswith("sparse_")), key=lambda k: int(k.partition("_")[2]))
         vectors[name] = {t: row for t, row in zip(targets, stored[key], strict=True) if float(row.norm()) > 0}
         hashes[name] = sha256_file(path)
     about = read_json(found.manifest[0]) if found.manifest else {"scale": float("nan"), "d_model": 1}
-    return Levers(saes, effects, vectors, float(about["scale"]) * about["d_model"] ** 0.5, hashes)
+    return Levers(saes, effects, vectors, places, float(about["scale"]) * about["d_model"] ** 0.5, hashes)
 
 
-def candidates(asked: DesignSection, levers: Levers, where: Where) -> Iterator[Handle]:
-    """The ways to push that a design allows, to be tried in this order."""
+def candidates(asked: DesignSection, levers: Levers, counts: Mapping[str, Any]) -> Iterator[Handle]:
+    """The ways to push that a design allows, to be tried in this order; `counts`: residues of the regions."""
+    where = interventions.parse_where(asked["where"], counts)
     if asked["latents"]:
         act = interventions.push if asked["method"] == "add" else interventions.clamp
         yield Handle("given", act(next(iter(levers.saes.values())), asked["latents"], where))
@@ -82,8 +95,11 @@ def candidates(asked: DesignSection, levers: Levers, where: Where) -> Iterator[H
     known = {**levers.vectors, **{f"latent {name}": _latents(asked, levers, name) for name in levers.saes}}
     for name, directions in known.items():
         if asked["lever"] in ("auto", name.split()[0]) and directions:
+            place = levers.places.get(name)
+            at = Where(place["region"], counts=counts) if place else where
+            unit = levers.unit / place["share"] ** 0.5 if place else levers.unit  # as long in the mean square
             for length in [asked["length"]] if asked["length"] else handles.LENGTHS:
-                handle = handles.joint(name, directions, asked["concepts"], length, levers.unit, where)
+                handle = handles.joint(name, directions, asked["concepts"], length, unit, at)
                 if handle is not None:
                     yield handle
 
@@ -164,9 +180,8 @@ def build(
         model, layer, constraints(asked, sections["concepts"]), asked["seed"], writing, sections["numbering"],
         sections["concepts"], parent, infill,
     )  # fmt: skip
-    where = interventions.parse_where(asked["where"], counts)
     unsteered = sample(writer, Intervention(), asked["baseline"], UNSTEERED, described=True)
-    handle, tried = _choose(list(candidates(asked, levers, where)), writer, unsteered)
+    handle, tried = _choose(list(candidates(asked, levers, counts)), writer, unsteered)
     library = collect(writer, handle.intervention, asked["n"], name, training)
     sets = {"design": library.chains, "unsteered": _named(unsteered.chains, "unsteered")}
     if natural is not None:

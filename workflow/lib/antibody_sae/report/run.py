@@ -23,6 +23,7 @@ CONTROLS = {
     "probe": "linear probe",
     "rate_derivative": "rate derivative, as a vector",
     "trained": "trained vector",
+    "located": "vector trained where the target is decided",
     "matched_latent": "matched latent",
     "shuffled_sign": "shuffled signs",
 }

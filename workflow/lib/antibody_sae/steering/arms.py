@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-COLUMNS = ("arm", "chains", "kind", "concept", "selected_by", "latent", "length", "strength", "norm", "n")
+COLUMNS = ("arm", "chains", "kind", "concept", "selected_by", "latent", "length", "where", "strength", "norm", "n")
 """chains: what is written, "H", "L" or "HL"; concept, selected_by: what the arm was chosen for and by, in pairs joined
 by ";" (empty: every target of its chains); length: of the added vector, in root mean square lengths of the centred
-residual stream, negative where it suppresses; strength: the same in multiples of the latent's largest activation; norm:
+residual stream, over the sequence in the mean square, negative where it suppresses; where: the region that alone is
+pushed (empty: as the configuration says); strength: the same in multiples of the latent's largest activation; norm:
 its length in raw units."""
 RANDOM = ("random_latent", "random_direction")
 

@@ -25,6 +25,22 @@ MAPPED = 4
 which at the middle layer is half the work."""
 
 
+DECIDED = 0.75
+"""Share of a target's squared derivatives that one region has where the target is decided in it."""
+CERTAIN = 3
+"""Times its noise that the derivative there must be."""
+
+
+def places(mapped: pd.DataFrame, layer: int) -> dict[str, str]:
+    """Target -> the region (as SIDED_REGIONS) in which it is decided, by the map after block `layer`; a target that is
+    decided in several, or that is too uncertain, is left out."""
+    own = mapped[mapped["layer"] == layer]
+    square = own["derivative"] ** 2
+    share = square / square.groupby(own["concept"]).transform("sum")
+    found = own[(share >= DECIDED) & (own["derivative"] >= CERTAIN * own["noise"])]
+    return dict(zip(found["concept"], found["region"], strict=True))
+
+
 def control_map(
     model: AntibodyModel,
     layer: int,

@@ -28,6 +28,7 @@ from antibody_sae.steering.directions import typical_length
 
 if TYPE_CHECKING:
     from antibody_sae.sections import SteeringSection
+    from antibody_sae.steering.trained import Place
 
 
 class Plan(NamedTuple):
@@ -47,13 +48,16 @@ class _Arms:
         self.rows: list[dict[str, Any]] = []
         self.vectors: list[Tensor] = []
 
-    def add(self, kind: str, direction: Tensor, tries: int = 1, unit: float = float("nan"), **about: Any) -> None:
+    def add(
+        self, kind: str, direction: Tensor, tries: int = 1, unit: float = float("nan"), share: float = 1.0, **about: Any
+    ) -> None:
         """Arms along `direction`; `tries` arms of this kind share the `explore_n` sequences that choose a target's
-        length; `unit` is the norm of strength 1."""
+        length; `unit` is the norm of strength 1; `share` of the positions is acted on."""
         n = -(-self.settings["explore_n"] // tries)
         for length in self.settings["norms"]:
-            self.vectors.append(length * self.rms * direction / direction.norm().clamp(min=1e-12))
-            strength = length * self.rms / unit
+            norm = length * self.rms / share**0.5
+            self.vectors.append(norm * direction / direction.norm().clamp(min=1e-12))
+            strength = norm / unit
             self.rows.append({"kind": kind, "length": length, "strength": strength, "n": n, **about})
 
     def plan(self) -> Plan:
@@ -64,18 +68,19 @@ class _Arms:
 def _numbered(table: pd.DataFrame, vectors: Tensor) -> Plan:
     table = table.assign(arm=np.arange(len(table)), norm=vectors.norm(dim=1).numpy().astype(float))
     table = table.astype({"latent": "Int64", "n": "int64", "length": float, "strength": float})
-    for column in ("concept", "selected_by"):
+    for column in ("concept", "selected_by", "where"):
         table[column] = table[column].astype("object").where(table[column].notna(), None)
     return Plan(table, vectors)
 
 
 def explore_layer(
-    directions: Mapping[str, Tensor], targets: Mapping[str, str], settings: SteeringSection, store: Store
-) -> Plan:
+    directions: Mapping[str, Tensor], targets: Mapping[str, str], settings: SteeringSection, store: Store,
+    places: Mapping[str, Place] = {},
+) -> Plan:  # fmt: skip
     """Exploration without an SAE: no steering, the directions ({kind: [targets, d_model]}), random directions.
 
-    `targets`: target -> chains. What no target is chosen by, no steering and the random arms, is written once for each
-    of these chains.
+    `targets`: target -> chains; `places`: where the targets of the kind `located` are pushed, the others are not. What
+    no target is chosen by, no steering and the random arms, is written once for each of these chains.
     """
     arms = _Arms(settings, typical_length(store))
     for chains in dict.fromkeys(targets.values()):
@@ -83,7 +88,10 @@ def explore_layer(
         arms.vectors.append(torch.zeros(store.d_model))
     for kind, rows in directions.items():
         for (target, chains), direction in zip(targets.items(), rows, strict=True):
-            arms.add(kind, direction, chains=chains, concept=target)
+            if kind != "located":
+                arms.add(kind, direction, chains=chains, concept=target)
+            elif place := places.get(target):
+                arms.add(kind, direction, share=place["share"], chains=chains, concept=target, where=place["region"])
     generator = torch.Generator().manual_seed(int(settings["seed"]))
     for direction in torch.randn(settings["random_latents"], store.d_model, generator=generator):
         for chains in dict.fromkeys(targets.values()):
@@ -119,7 +127,8 @@ def explore_sae(
             wanted.setdefault((latent, chains), []).append((target, criterion))
     tries = len(settings["criteria"]) * settings["candidates"]
     for (latent, chains), reasons in wanted.items():
-        names = {"concept": ";".join(t for t, _ in reasons), "selected_by": ";".join(c for _, c in reasons)}
+        names: dict[str, Any] = {"concept": ";".join(t for t, _ in reasons)}
+        names["selected_by"] = ";".join(c for _, c in reasons)
         arms.add("latent", one[latent], tries, size[latent], chains=chains, latent=latent, **names)
     steered = {latent for latent, _ in wanted}
     others = np.array([i for i in np.flatnonzero(known.alive) if i not in steered], dtype=np.int64)
@@ -132,7 +141,7 @@ def explore_sae(
     for j, ((target, chains), best) in enumerate(zip(targets.items(), chosen, strict=True)):
         if not best:
             continue
-        of = {"chains": chains, "concept": target}
+        of: dict[str, Any] = {"chains": chains, "concept": target}
         like = best[0][1]
         r = np.abs(np.nan_to_num(known.r[others, j]))
         unrelated = others[r <= max(ASSOCIATED / 2, np.quantile(r, 0.25))] if len(others) else others

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.interventions import Edit, Intervention, Where
 from antibody_sae.models import starts
 from antibody_sae.steering import credit as crediting
-from antibody_sae.steering.control_map import control_map
+from antibody_sae.steering.control_map import control_map, places
 from antibody_sae.steering.credit import Probe
 from antibody_sae.steering.directions import unit
 from antibody_sae.steering.outcomes import label_concepts, number_texts
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 SHORTER = 0.7
 """What the length is multiplied by where a round's sequences are not good enough."""
+HISTORY = ["round", "norm", "rate", "valid", "perplexity_ratio", "accepted"]
+"""What is kept of each round."""
 PATIENCE = 2
 """Rounds without a better rate after which training ends."""
 
@@ -192,8 +194,10 @@ class Workbench:
             drawn.texts, passages, drawn.judged, values, probe, credit, terms, mapped, drawn.mean_log_likelihood()
         )  # fmt: skip
 
-    def train(self, base: Base, length: float, n: int, seed: int, **options: Any) -> list[TrainedVector]:
-        """The trained vector of each target, n sequences a round; options as `search`'s."""
+    def train(
+        self, base: Base, length: float, n: int, seed: int, only: Sequence[int] | None = None, **options: Any
+    ) -> dict[int, TrainedVector]:
+        """The trained vector of each target, or of those in `only`, n sequences a round; options as `search`'s."""
         start = (float(base.judged.valid.mean()), base.log_likelihood)
 
         def sample(vectors: Mapping[int, Tensor], number: int) -> dict[int, Round]:
@@ -215,9 +219,16 @@ class Workbench:
                 for j, rows in own.items()
             }  # fmt: skip
 
-        searches = {j: search(first, start, length, **options) for j, first in enumerate(base.derivative)}
-        found = train(sample, searches)
-        return [found[j] for j in range(len(self.targets))]
+        some = range(len(self.targets)) if only is None else only
+        return train(sample, {j: search(base.derivative[j], start, length, **options) for j in some})
+
+
+class Place(TypedDict):
+    """Where a target is decided."""
+
+    region: str
+    share: float
+    """Of the residues of a sequence."""
 
 
 class Round(NamedTuple):
@@ -269,10 +280,7 @@ def search(
         rate, valid, likelihood, derivative = yield vector
         ratio = float(np.exp(baseline[1] - likelihood))
         accepted = valid >= valid_bound * baseline[0] and ratio <= perplexity_bound
-        rows.append(
-            {"round": number, "norm": length, "rate": rate, "valid": valid, "perplexity_ratio": ratio,
-             "accepted": accepted}
-        )  # fmt: skip
+        rows.append(dict(zip(HISTORY, (number, length, rate, valid, ratio, accepted), strict=True)))
         if not accepted:
             length *= SHORTER
         elif rate > best:
@@ -307,27 +315,43 @@ def train(
 
 
 def levers(
-    bench: Workbench, base: Base, settings: SteeringSection, typical_length: float
-) -> tuple[dict[str, Tensor], pd.DataFrame]:
-    """(kind -> [targets, d_model] of unit directions, history of the training: concept and columns of `TrainedVector`).
+    bench: Workbench, base: Base, settings: SteeringSection, typical_length: float,
+    counts: Mapping[str, tuple[int, int]] = {},
+) -> tuple[dict[str, Tensor], pd.DataFrame, dict[str, Place]]:  # fmt: skip
+    """(kind -> [targets, d_model] of unit directions, history of the training: concept, where and columns of
+    `TrainedVector`, the places of located targets).
 
-    `rate_derivative`, and `trained` where `settings` (the `steering` section) asks for it; a target that no round was
-    good enough for keeps its derivative as `trained`, and the history says so.
+    `rate_derivative`, and where `settings` (the `steering` section) asks for them `trained` and `located`: trained to
+    act only in the region where the target is decided (`places`), 0 where there is none. A target that no round was
+    good enough for keeps its derivative, and the history says so. A located vector is longer by 1 / sqrt(share of the
+    residues it acts on): over the whole sequence it has the mean square of one that acts everywhere. `counts`: residues
+    of the regions, see Where.
     """
     derivative = unit(base.derivative)
     found = {"rate_derivative": derivative.contiguous()}
-    history = [pd.DataFrame(columns=["concept", "round", "norm", "rate", "valid", "perplexity_ratio", "accepted"])]
-    if {"trained", "sparse"} & set(settings["levers"]):
-        made = derivative.clone()
-        length = settings["lever_length"] * typical_length
+    history = [pd.DataFrame(columns=["concept", "where", *HISTORY])]
+    located: dict[str, Place] = {}
+
+    def train(where: str, bench: Workbench, only: Sequence[int], share: float = 1.0) -> Tensor:
+        made = torch.zeros_like(derivative)
+        length = settings["lever_length"] * typical_length / share**0.5
         options = {"rounds": settings["lever_rounds"], "perplexity_bound": settings["perplexity_bound"]}
-        every = bench.train(base, length, settings["n"], settings["seed"], **options)
-        for j, (target, one) in enumerate(zip(bench.targets, every, strict=True)):
-            if one.vector.any():
-                made[j] = unit(one.vector)
-            history.append(one.history.assign(concept=target)[history[0].columns])
-        found["trained"] = made.contiguous()
-    return found, pd.concat(history, ignore_index=True)
+        for j, one in bench.train(base, length, settings["n"], settings["seed"], only, **options).items():
+            made[j] = unit(one.vector) if one.vector.any() else derivative[j]
+            history.append(one.history.assign(concept=bench.targets[j], where=where)[history[0].columns])
+        return made
+
+    if {"trained", "sparse"} & set(settings["levers"]):
+        found["trained"] = train("", bench, range(len(bench.targets)))
+    if "located" in settings["levers"]:
+        found["located"] = torch.zeros_like(derivative)
+        codes = np.concatenate([np.empty(0, np.int8), *base.judged.region])
+        for target, sided in places(base.control_map, bench.layer).items():
+            region, share = sided[2:], float((codes == SIDED_REGIONS.index(sided)).mean())
+            there, j = replace(bench, where=Where(region, counts=counts)), bench.targets.index(target)
+            found["located"] += train(region, there, [j], share)
+            located[target] = {"region": region, "share": share}
+    return found, pd.concat(history, ignore_index=True), located
 
 
 def together(parts: Sequence[tuple[Sequence[str], Mapping[str, Tensor]]], targets: Sequence[str]) -> dict[str, Tensor]:

@@ -11,7 +11,13 @@ import pandas as pd
 
 from antibody_sae.report.charts.base import FAINT, GREY, INK, PAPER, Palette, base_chart, sized
 
-DASHES = {"difference_of_means": [6, 3], "probe": [2, 3], "rate_derivative": [8, 3, 2, 3], "trained": [10, 2]}
+DASHES = {
+    "difference_of_means": [6, 3],
+    "probe": [2, 3],
+    "rate_derivative": [8, 3, 2, 3],
+    "trained": [10, 2],
+    "located": [10, 2, 2, 2],
+}
 """Supervised directions -> dashes of their lines."""
 Z = 1.959964
 """Of a 95% interval."""
