@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-from stubs import P_IGGEN_TOKENS, write_tokenizer
+from stubs import P_IGGEN_TOKENS, train_pair_writer, write_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,6 +53,14 @@ def p_iggen_stub(tmp_path_factory) -> Path:
     model = transformers.GPTNeoXForCausalLM(config)
     model.save_pretrained(folder)
     write_tokenizer(folder, P_IGGEN_TOKENS)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pair_writer(tmp_path_factory) -> Path:
+    """A small checkpoint of p-IgGen's kind that writes pairs."""
+    folder = tmp_path_factory.mktemp("pair-writer")
+    train_pair_writer(folder)
     return folder
 
 

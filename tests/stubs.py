@@ -1,7 +1,9 @@
-"""The tokenizers of stub checkpoints."""
+"""Stub checkpoints: their tokenizers, and a small one of p-IgGen's kind that learned to write pairs."""
 
 import json
 from pathlib import Path
+
+import numpy as np
 
 P_IGGEN_TOKENS = ["<|pad|>", "A", "R", *"CDEFGHIKLMNPQSTVWY", "X", "B", "1", "2", "Z"]
 """PAD 0, "1" 23 and "2" 24 as published; arginine at 2 is the trap."""
@@ -15,3 +17,54 @@ def write_tokenizer(folder: Path, tokens: list[str]) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+
+
+def pairs(n: int) -> list[str]:
+    """Human pairs of few germlines with random CDR3s, heavy and light run together."""
+    from anarci.germlines import all_germlines
+
+    def gene(kind: str, chain: str, name: str) -> str:
+        aligned = all_germlines[kind][chain]["human"][name]
+        return aligned[:104].replace("-", "") if kind == "V" else aligned[117:].replace("-", "")
+
+    rng = np.random.default_rng(0)
+    vh = [gene("V", "H", name) for name in ("IGHV1-69*01", "IGHV3-23*01")]
+    jh = [gene("J", "H", name) for name in ("IGHJ4*01", "IGHJ6*01")]
+    vl, jl = gene("V", "K", "IGKV1-39*01"), gene("J", "K", "IGKJ1*01")
+
+    def loop(low: int, high: int) -> str:
+        return "".join(rng.choice(list("ADGRSTYV"), rng.integers(low, high)))
+
+    return [
+        vh[rng.integers(2)] + "AR" + loop(8, 13) + jh[rng.integers(2)] + vl + "QQ" + loop(5, 7) + jl for _ in range(n)
+    ]
+
+
+def train_pair_writer(folder: Path) -> None:
+    """A checkpoint of p-IgGen's class and vocabulary, two blocks, that writes `pairs`; 40 seconds."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    config = transformers.GPTNeoXConfig(
+        vocab_size=26, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
+        max_position_embeddings=512, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    hf = transformers.GPTNeoXForCausalLM(config)
+    ids = {token: i for i, token in enumerate(P_IGGEN_TOKENS)}
+    texts = [[ids[letter] for letter in f"1{pair}2"] for pair in pairs(256)]
+    width = max(map(len, texts))
+    tokens = torch.tensor([text + [0] * (width - len(text)) for text in texts])
+    steps = 260
+    optimiser = torch.optim.AdamW(hf.parameters(), 3e-3, betas=(0.9, 0.95))
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+    for step in range(steps):
+        batch = tokens[torch.arange(step * 16, step * 16 + 16) % len(tokens)]
+        loss = hf(input_ids=batch, labels=batch.masked_fill(batch == 0, -100)).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        rate.step()
+    hf.save_pretrained(folder)
+    write_tokenizer(folder, P_IGGEN_TOKENS)

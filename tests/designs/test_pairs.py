@@ -5,72 +5,25 @@ from __future__ import annotations
 import csv
 
 import airr
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-import transformers
 from antibody_sae.designs import build, library, outputs
 from antibody_sae.designs.constraints import Constraints
 from antibody_sae.interventions import Intervention
 from antibody_sae.models import model as models
 from antibody_sae.steering import outcomes, sampling
 from designs_world import BATCH, CONCEPTS
-from stubs import P_IGGEN_TOKENS, write_tokenizer
 
 pytestmark = pytest.mark.slow
 WRITING = {**library.WRITING, "chains": "HL"}
 
 
-def pairs(n: int) -> list[str]:
-    """Human pairs of few germlines with random CDR3s, heavy and light run together."""
-    from anarci.germlines import all_germlines
-
-    def gene(kind: str, chain: str, name: str) -> str:
-        aligned = all_germlines[kind][chain]["human"][name]
-        return aligned[:104].replace("-", "") if kind == "V" else aligned[117:].replace("-", "")
-
-    rng = np.random.default_rng(0)
-    vh = [gene("V", "H", name) for name in ("IGHV1-69*01", "IGHV3-23*01")]
-    jh = [gene("J", "H", name) for name in ("IGHJ4*01", "IGHJ6*01")]
-    vl, jl = gene("V", "K", "IGKV1-39*01"), gene("J", "K", "IGKJ1*01")
-
-    def loop(low: int, high: int) -> str:
-        return "".join(rng.choice(list("ADGRSTYV"), rng.integers(low, high)))
-
-    return [
-        vh[rng.integers(2)] + "AR" + loop(8, 13) + jh[rng.integers(2)] + vl + "QQ" + loop(5, 7) + jl for _ in range(n)
-    ]
-
-
 @pytest.fixture(scope="module")
-def writer(tmp_path_factory):
+def writer(pair_writer):
     """The trained checkpoint, loaded as a user's own p-IgGen."""
-    folder = tmp_path_factory.mktemp("p-iggen-small")
-    torch.manual_seed(0)
     torch.set_num_threads(1)
-    config = transformers.GPTNeoXConfig(
-        vocab_size=26, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
-        max_position_embeddings=512, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    hf = transformers.GPTNeoXForCausalLM(config)
-    ids = {token: i for i, token in enumerate(P_IGGEN_TOKENS)}
-    texts = [[ids[letter] for letter in f"1{pair}2"] for pair in pairs(256)]
-    width = max(map(len, texts))
-    tokens = torch.tensor([text + [0] * (width - len(text)) for text in texts])
-    steps = 260
-    optimiser = torch.optim.AdamW(hf.parameters(), 3e-3, betas=(0.9, 0.95))
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
-    for step in range(steps):
-        batch = tokens[torch.arange(step * 16, step * 16 + 16) % len(tokens)]
-        loss = hf(input_ids=batch, labels=batch.masked_fill(batch == 0, -100)).loss
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        rate.step()
-    hf.save_pretrained(folder)
-    write_tokenizer(folder, P_IGGEN_TOKENS)
-    return models.load({"name": "p-iggen", "path": str(folder), "dtype": "float32"})
+    return models.load({"name": "p-iggen", "path": str(pair_writer), "dtype": "float32"})
 
 
 @pytest.fixture(scope="module")

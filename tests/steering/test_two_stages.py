@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from antibody_sae.io import read_parquet, write_parquet
 from antibody_sae.sae.model import SAE
-from antibody_sae.steering import criteria, doses, effects, plans
+from antibody_sae.steering import criteria, doses, effects, plans, sampling
 from antibody_sae.steering.arms import RANDOM
 
 TARGETS = {f"v-gene={letter}": "H" for letter in "abcdefgh"}
@@ -157,7 +158,7 @@ def test_random_arms_are_in_no_family_and_supervised_ones_in_their_own(planted):
     )
 
 
-def test_located_arms_are_pushed_in_their_region_and_as_long_over_the_sequence():
+def test_located_arms_are_pushed_in_their_region_and_as_long_over_the_sequence(tmp_path):
     directions = {"trained": torch.eye(WIDTH), "located": torch.eye(WIDTH)}
     places = {"v-gene=c": {"region": "FR1", "share": 0.25}}
     plan = plans.explore_layer(directions, TARGETS, SETTINGS, _Store(), places)
@@ -166,6 +167,9 @@ def test_located_arms_are_pushed_in_their_region_and_as_long_over_the_sequence()
     assert own["length"].tolist() == SETTINGS["norms"]
     assert own["norm"].to_numpy() == pytest.approx(2 * WIDTH**0.5 * np.array(SETTINGS["norms"]))
     assert plan.table.loc[plan.table["kind"] != "located", "where"].isna().all()
+    write_parquet(plan.table, tmp_path / "plan.parquet")
+    where = sampling.wheres(read_parquet(tmp_path / "plan.parquet"), "all", {"H": {"FR1": [0, 25]}})
+    assert [w.region for w in where] == ["FR1" if kind == "located" else None for kind in plan.table["kind"]]
     lengths = pd.DataFrame({"concept": ["v-gene=c"], "kind": ["located"], "length": [0.3], "chains": ["H"]})
     taken = plans.confirm(plan, lengths.assign(chosen=True), SETTINGS).table
     assert taken.loc[taken["kind"] == "located", ["where", "n"]].to_numpy().tolist() == [["FR1", SETTINGS["n"]]]

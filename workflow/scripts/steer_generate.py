@@ -2,7 +2,7 @@
 
 import zlib
 
-from antibody_sae.interventions import Intervention, parse_where
+from antibody_sae.interventions import Intervention
 from antibody_sae.io import read_json, read_parquet, read_safetensors, write_parquet
 from antibody_sae.jobs import job
 from antibody_sae.models import model as models
@@ -15,8 +15,7 @@ with job(snakemake):
     settings, layer = params.steering, int(wildcards.layer)
     model = models.load(params.model)
     plan = read_parquet(found.plan)
-    counts = read_json(found.counts)
-    where = [parse_where(own or settings["where"], counts[c]) for own, c in plan[["where", "chains"]].to_numpy()]
+    where = sampling.wheres(plan, settings["where"], read_json(found.counts))
     vectors = read_safetensors(found.vectors)["vectors"]
     written = sampling.write(
         model,

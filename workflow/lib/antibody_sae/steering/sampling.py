@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from antibody_sae.interventions import Edit, Intervention
+from antibody_sae.interventions import Edit, Intervention, Where, parse_where
 from antibody_sae.io import progress
 from antibody_sae.models.generation import BATCH, side_by_side
 from antibody_sae.numbering.anarci import split_chains
@@ -16,6 +16,13 @@ from antibody_sae.numbering.anarci import split_chains
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel, Encoded
     from antibody_sae.sections import Writing
+
+
+def wheres(plan: pd.DataFrame, common: Any, counts: Mapping[str, Mapping[str, Any]]) -> list[Where]:
+    """Where each arm acts: in its own region, else in the `common` one of the configuration; `counts`: residues of the
+    regions of each kind of chains."""
+    each = zip(plan["where"], plan["chains"], strict=True)
+    return [parse_where(own if isinstance(own, str) else common, counts[chains]) for own, chains in each]
 
 
 def write(
