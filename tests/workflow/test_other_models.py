@@ -81,33 +81,6 @@ def test_p_iggen_pairs_and_every_activation_run_the_whole_workflow(root, tmp_pat
     assert (out / "report" / "index.html").is_file()
 
 
-def test_a_model_that_writes_pairs_is_steered_in_both_chains_and_gives_libraries(root, tmp_path, pair_writer):
-    project = copy_project(root, tmp_path)
-    settings = {
-        **SMALL,
-        "run": "written",
-        "model": {"name": "p-iggen", "path": str(pair_writer), "dtype": "float32"},
-        "sequences": {"source": "generate", "n": 200, "chains": "HL", "chunks": 1},
-        "activations": {"layers": [1], "shards": 1},
-        "saes": {**SMALL["saes"], "train": {"topk": None}},
-        "steering": {**SMALL["steering"], "targets": ["j-gene=IGHJ4", "v-family=IGHV1"]},
-        "designs": {"j4": {"concepts": {"j-gene=IGHJ4": "high"}, "n": 8, "baseline": 64, "pick": 4}},
-    }
-    out = run(project, settings)
-    written = pd.read_parquet(out / "sequences" / "antibodies.parquet")
-    assert len(written) > 150, "most are whole pairs"
-    assert written[["heavy", "light"]].notna().all(axis=None)
-    effects = pd.concat(pd.read_parquet(p) for p in out.glob("steering/layer1/*/effects.parquet"))
-    assert set(effects["chains"]) == {"HL"}
-    unsteered = effects[effects["kind"] == "none"]
-    assert (unsteered["valid"] > 0.8).all(), "steered pairs are written to their end"
-    done = project.snakemake("designs", config="my.yaml")
-    assert done.returncode == 0, done.stdout[-6000:]
-    table = pd.read_csv(out / "designs" / "j4.tsv", sep="\t")
-    assert table.groupby("cell_id")["locus"].agg(set).tolist() == [{"IGH", "IGK"}] * 8
-    assert table.loc[table["locus"] == "IGH", "j_call"].str.startswith("IGHJ4").all()
-
-
 def variants(n: int) -> pd.DataFrame:
     """Heavy chains that differ from one parent by some residues of CDR3 and by the J gene: a few clusters in all."""
     from anarci.germlines import all_germlines
