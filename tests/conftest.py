@@ -7,7 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
-from stubs import P_IGGEN_TOKENS, train_pair_writer, write_tokenizer
+from stubs import P_IGGEN_TOKENS, p_iggen, train_pair_writer, write_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -41,17 +41,8 @@ def iglm_s():
 def p_iggen_stub(tmp_path_factory) -> Path:
     """A checkpoint of p-IgGen's exact class, shape and vocabulary with random weights; its generation config
     calls token 2 (arginine) the end, as the published one does."""
-    import torch
-    import transformers
-
     folder = tmp_path_factory.mktemp("p-iggen")
-    torch.manual_seed(0)
-    config = transformers.GPTNeoXConfig(
-        vocab_size=26, hidden_size=768, num_hidden_layers=4, num_attention_heads=8, intermediate_size=2048,
-        max_position_embeddings=1024, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    model = transformers.GPTNeoXForCausalLM(config)
-    model.save_pretrained(folder)
+    p_iggen(768, 4, 8, 2048, 1024).save_pretrained(folder)
     write_tokenizer(folder, P_IGGEN_TOKENS)
     return folder
 

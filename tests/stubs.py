@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,18 +41,26 @@ def pairs(n: int) -> list[str]:
     ]
 
 
-def train_pair_writer(folder: Path) -> None:
-    """A checkpoint of p-IgGen's class and vocabulary, two blocks, that writes `pairs`; 40 seconds."""
+def p_iggen(hidden: int, blocks: int, heads: int, inner: int, context: int) -> Any:
+    """A model of p-IgGen's class and vocabulary with random weights."""
     import torch
     import transformers
 
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     config = transformers.GPTNeoXConfig(
-        vocab_size=26, hidden_size=128, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256,
-        max_position_embeddings=512, tie_word_embeddings=False, bos_token_id=1, eos_token_id=2,
+        vocab_size=len(P_IGGEN_TOKENS), hidden_size=hidden, num_hidden_layers=blocks, num_attention_heads=heads,
+        intermediate_size=inner, max_position_embeddings=context, tie_word_embeddings=False, bos_token_id=1,
+        eos_token_id=2,
     )  # fmt: skip
-    hf = transformers.GPTNeoXForCausalLM(config)
+    return transformers.GPTNeoXForCausalLM(config)
+
+
+def train_pair_writer(folder: Path) -> None:
+    """A checkpoint of p-IgGen's class and vocabulary, two blocks, that writes `pairs`; 40 seconds."""
+    import torch
+
+    torch.set_num_threads(1)
+    hf = p_iggen(128, 2, 4, 256, 512)
     ids = {token: i for i, token in enumerate(P_IGGEN_TOKENS)}
     texts = [[ids[letter] for letter in f"1{pair}2"] for pair in pairs(256)]
     width = max(map(len, texts))

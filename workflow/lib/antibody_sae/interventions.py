@@ -131,11 +131,6 @@ class Intervention:
             raise InputError("intervention: the added vector is not finite; choose a smaller strength")
 
     @property
-    def nothing(self) -> bool:
-        """Whether it leaves every state as it is."""
-        return self.clamp is None and (self.vector is None or not bool(self.vector.any()))
-
-    @property
     def norm(self) -> float:
         """Length of the added vector in raw units; nan for a clamp, whose length differs by position."""
         if self.clamp is not None:
@@ -187,7 +182,11 @@ class Edit:
         distinct = list({id(each): each for each in interventions}.values())
         number = {id(each): i for i, each in enumerate(distinct)}
         self._kind = torch.tensor([number[id(each)] for each in interventions], device=model.device)
-        active = [(i, each) for i, each in enumerate(distinct) if not each.nothing]
+        active = [
+            (i, each)
+            for i, each in enumerate(distinct)
+            if each.clamp is not None or (each.vector is not None and bool(each.vector.any()))
+        ]
 
         def chosen(kinds: Sequence[int]) -> Tensor:
             """[distinct interventions] bool"""

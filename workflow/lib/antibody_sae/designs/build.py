@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from antibody_sae import interventions
+from antibody_sae.antibody import LETTERS
 from antibody_sae.concepts import catalogue
 from antibody_sae.designs import handles, parents
 from antibody_sae.designs.constraints import Constraints
@@ -146,7 +147,7 @@ def training_texts(antibodies: pd.DataFrame, splits: pd.DataFrame, chains: str) 
 
 
 def _texts(antibodies: pd.DataFrame, chains: str, most: int) -> dict[str, str]:
-    sides = [antibodies[side].fillna("") for letter, side in (("H", "heavy"), ("L", "light")) if letter in chains]
+    sides = [antibodies[LETTERS[letter]].fillna("") for letter in chains]
     joined = sides[0] if len(sides) == 1 else sides[0] + sides[1]
     both = [(str(text), str(name)) for text, name in zip(joined, antibodies["antibody_id"], strict=True) if text]
     if not both:

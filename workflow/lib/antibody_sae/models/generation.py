@@ -42,7 +42,7 @@ class Generated:
     bits depend on whether it was read beside the writing or after."""
 
 
-def side_by_side(model: AntibodyModel, tokens: int = 162, batch_size: int = BATCH) -> int:
+def side_by_side(model: AntibodyModel, tokens: int = LONGEST + 2, batch_size: int = BATCH) -> int:
     """Batches of sequences of up to so many tokens that are written at once; it changes no text."""
     kept = 2 * model.n_layers * model.d_model * model.dtype.itemsize * tokens * batch_size
     return max(1, _MEMORY[model.device.type] // kept)

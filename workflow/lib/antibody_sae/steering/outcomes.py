@@ -13,6 +13,7 @@ import pandas as pd
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
+from antibody_sae.antibody import LETTERS
 from antibody_sae.concepts import catalogue, labelling
 from antibody_sae.concepts.labels import Labels
 from antibody_sae.io import read_parquet, write_parquet
@@ -30,7 +31,7 @@ def training_sequences(antibodies: pd.DataFrame, splits: pd.DataFrame, chains: s
     """At most NEIGHBOURS training antibodies, evenly spaced, as the model writes them (heavy and light together)."""
     train = splits.loc[splits["split"] == "train", "antibody_id"]
     table = antibodies[antibodies["antibody_id"].isin(train)]
-    sides = [table[side].fillna("") for letter, side in (("H", "heavy"), ("L", "light")) if letter in chains]
+    sides = [table[LETTERS[letter]].fillna("") for letter in chains]
     joined: Any = sides[0] if len(sides) == 1 else sides[0] + sides[1]
     texts = [str(text) for text in joined if text]
     n = min(len(texts), NEIGHBOURS)
@@ -75,8 +76,7 @@ def number_texts(texts: Iterable[str], writing: Writing, settings: NumberingSect
         )
         chains, residues = read_parquet(paths[1]), read_parquet(paths[2])
     bad = set(chains.loc[chains["status"] != "ok", "antibody_id"])
-    asked = [side for letter, side in (("H", "heavy"), ("L", "light")) if letter in writing["chains"]]
-    there = antibodies[asked].notna().all(axis=1)
+    there = antibodies[[LETTERS[letter] for letter in writing["chains"]]].notna().all(axis=1)
     antibodies["valid"] = there & antibodies["antibody_id"].isin(set(chains["antibody_id"]) - bad)
     keep = antibodies.loc[antibodies["valid"], "antibody_id"]
     return NumberedTexts(antibodies, chains, residues[residues["antibody_id"].isin(keep)].reset_index(drop=True))

@@ -82,9 +82,7 @@ def generate(
     return pd.concat(tables, ignore_index=True) if tables else none
 
 
-def log_likelihoods(
-    model: AntibodyModel, texts: Sequence[str], writing: Writing, species: Sequence[str]
-) -> np.ndarray:  # fmt: skip
+def log_likelihoods(model: AntibodyModel, texts: Sequence[str], writing: Writing, species: Sequence[str]) -> np.ndarray:
     """[texts] mean log-likelihood (nats a residue) under the unsteered model of texts that it did not write itself; nan
     for those without residues. Pairs count both chains, by residues.
     """
