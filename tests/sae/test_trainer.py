@@ -14,7 +14,7 @@ from reference import dense_code, dense_prefix_loss
 from sae_world import ACTIVATIONS, ARCHITECTURES, SMALL, data
 
 
-@pytest.mark.parametrize("activation", ["topk", "batchtopk", "abstopk"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("loss", ["log", "mean", "fvu"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_kernels_and_torch_take_the_same_steps(architecture, loss, activation):
@@ -148,10 +148,11 @@ def test_thresholds_leave_as_many_latents_as_were_asked_for(activation, architec
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_gpu_takes_the_same_steps(architecture):
+def test_gpu_takes_the_same_steps(architecture, activation):
     x = data(400)
-    settings = Settings(**SMALL, architecture=architecture, encoder_dtype="float32")
+    settings = Settings(**SMALL, architecture=architecture, activation=activation, encoder_dtype="float32")
     ours, gpu = Trainer(settings, x, 1.3), Trainer(settings, x, 1.3, device="cuda")
     for _ in range(5):
         assert gpu.step(x[:64]) == pytest.approx(ours.step(x[:64]), rel=1e-3)

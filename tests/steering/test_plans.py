@@ -133,6 +133,17 @@ def test_a_model_whose_sequences_cannot_be_numbered_gives_no_effect(planted, com
     assert not claims.mapping_table(by)["best_f1_steerable"].any()
 
 
+def test_of_twelve_explored_sequences_one_may_be_incomplete(compared):
+    """Two are too many, whatever the effect."""
+    arms = compared["looked"]["controls"]
+    ours = arms["kind"] == "rate_derivative"
+    for n_valid, able in ((11, True), (10, False)):
+        looked = arms.copy()
+        looked.loc[ours, ["n", "n_valid", f"hits:{TARGET}"]] = 12, n_valid, n_valid
+        lengths = doses.choose([looked], TARGETS, 9.0).query("kind == 'rate_derivative'")
+        assert (lengths["acceptable"] == able).all()
+
+
 def test_cause_and_twin_correlate_alike_but_only_the_cause_steers(compared):
     known, table = compared["known"], compared["effects"]
     assert known.test_r[0, 0] > 0.95

@@ -26,7 +26,7 @@ class Walk(NamedTuple):
     residual_BD: Tensor
     """Target less the full reconstruction."""
     d_values_BM: Tensor
-    """weight * gradient of the loss by the activations; 0 where inactive."""
+    """weight * gradient of the loss by the activations, those that are 0 too."""
     d_decoder_KD: Tensor
     """weight * gradient by the decoder."""
     d_target_D: Tensor
@@ -55,7 +55,7 @@ def walk(
         loss=(code_BM * reach_BM).sum(),
         full=residual_BD.square().sum(),
         residual_BD=residual_BD,
-        d_values_BM=2 * weight * reach_BM[:, 1:] * (values_BM != 0),
+        d_values_BM=2 * weight * reach_BM[:, 1:],
         d_decoder_KD=d_joint_JD[n:],
         d_target_D=d_joint_JD[:n].sum(0),
     )

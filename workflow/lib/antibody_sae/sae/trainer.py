@@ -94,8 +94,6 @@ class Trainer:
             "pre_bias": center,
         }
         if settings.activation == "jumprelu":
-            if self.device.type != "cpu":
-                raise InputError("saes: activation jumprelu is trained on the CPU alone")
             self.parameters["threshold"] = self._first_threshold(points[:512] - center)
         self.parameters = {k: v.to(self.device) for k, v in self.parameters.items()}
         self.first = {k: torch.zeros_like(v) for k, v in self.parameters.items()}
@@ -344,13 +342,15 @@ class Trainer:
         if self.settings.activation == "batchtopk":
             indices_BM, values_BM, least = self._values_of_batch(acts_BD, hidden_BK.relu(), k)
             self._settle(least)
+        elif self.settings.activation == "jumprelu":
+            indices_BM, values_BM, near_BM = self._values_above_thresholds(acts_BD, hidden_BK)
         else:
             indices_BM = select(hidden_BK.abs() if signed else hidden_BK, k)
             values_BM = self._values(acts_BD, hidden_BK, indices_BM)
         survival_K = torch.from_numpy(self._survival).to(self.device)
         main = dense.walk(acts_BD, p["decoder"], indices_BM, values_BM, survival_K, weight)
         g["decoder"] += main.d_decoder_KD
-        self._encoder_gradients(acts_BD, indices_BM, main.d_values_BM, g)
+        self._encoder_gradients(acts_BD, indices_BM, main.d_values_BM * (values_BM != 0), g)
         full = main.full.clamp(min=1e-30)
         # what the gradients of the loss are multiplied by, as `_unit` says, without waiting for the device
         unit = 1 / (main.loss * weight).clamp(min=1e-30) if self.settings.loss == "log" else torch.ones_like(full)
@@ -359,15 +359,16 @@ class Trainer:
             allowed = torch.from_numpy(dead).to(self.device)
             of_dead_BK = hidden_BK[:, allowed].abs() if signed else hidden_BK[:, allowed]
             dead_BM = allowed[select(of_dead_BK, min(self.settings.aux_k, len(dead)))]
-            left = dense.walk(
-                main.residual_BD, p["decoder"], dead_BM, self._values(acts_BD, hidden_BK, dead_BM),
-                torch.ones_like(survival_K), 1.0,
-            )  # fmt: skip
+            of_dead_BM = self._values(acts_BD, hidden_BK, dead_BM)
+            even_K = torch.ones_like(survival_K)
+            left = dense.walk(main.residual_BD, p["decoder"], dead_BM, of_dead_BM, even_K, 1.0)
             share = self.settings.aux_weight / full / unit
             g["decoder"] += share * left.d_decoder_KD
-            self._encoder_gradients(acts_BD, dead_BM, share * left.d_values_BM, g)
+            self._encoder_gradients(acts_BD, dead_BM, share * left.d_values_BM * (of_dead_BM != 0), g)
             aux = left.full / full
         g["pre_bias"] -= main.d_target_D + g["bias"] @ p["encoder"]
+        if self.settings.activation == "jumprelu":
+            g["threshold"] = self._threshold_gradient(indices_BM, values_BM, main.d_values_BM, near_BM)
         active = indices_BM.flatten(), values_BM.flatten().double().square()
         counted = torch.zeros(len(survival_K), dtype=torch.float64, device=self.device).index_add_(0, *active)
         figures = torch.stack([main.loss, main.full, aux]).double()
@@ -386,6 +387,9 @@ class Trainer:
             v.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
             value[rows] -= rate * m / ((v / correction).sqrt() + EPSILON)
         p["decoder"][frozen:] /= p["decoder"][frozen:].norm(dim=1, keepdim=True)
+        if self.settings.activation == "jumprelu":
+            active_share = torch.count_nonzero(values_BM).clamp(min=1) / (len(acts_BD) * k)
+            p["threshold"][frozen:] += GAIN * active_share.log()
         return loss, full_loss, aux_loss
 
     def _values(self, acts_BD: Tensor, hidden_BK: Tensor, indices_BM: Tensor) -> Tensor:
@@ -414,3 +418,25 @@ class Trainer:
         indices_BM = select(torch.where(kept_BK, hidden_BK, 0), int(kept_BK.sum(1).max()))
         values_BM = self._values(acts_BD, hidden_BK, indices_BM) * kept_BK.gather(1, indices_BM)
         return indices_BM, values_BM, float(largest.values[-1])
+
+    def _values_above_thresholds(self, acts_BD: Tensor, hidden_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """JumpReLU: (indices, values, whether about the threshold) [B, M] of all that kernels.threshold_gradient reads;
+        M fits the fullest token, what others have beyond theirs is 0 and not about a threshold."""
+        theta_K, half = self.parameters["threshold"].exp(), self.settings.bandwidth / 2
+        over_BK = hidden_BK - (theta_K - half)
+        indices_BM = select(over_BK, max(1, int((over_BK > 0).sum(1).max())))
+        values_BM, theta_BM = self._values(acts_BD, hidden_BK, indices_BM), theta_K[indices_BM]
+        values_BM = values_BM * (values_BM > theta_BM)
+        return indices_BM, values_BM, (over_BK.gather(1, indices_BM) > 0) & (values_BM < theta_BM + half)
+
+    def _threshold_gradient(
+        self, indices_BM: Tensor, values_BM: Tensor, d_values_BM: Tensor, near_BM: Tensor
+    ) -> Tensor:
+        """[K] of the loss by JumpReLU's log thresholds as in kernels.threshold_gradient, less its part along the number
+        of active latents."""
+        theta_K = self.parameters["threshold"].exp()
+        slope_BM = near_BM * theta_K[indices_BM] / -self.settings.bandwidth
+        d_number_K = torch.zeros_like(theta_K).index_add_(0, indices_BM.flatten(), slope_BM.flatten())
+        d_loss_BM = slope_BM * theta_K[indices_BM] * d_values_BM
+        d_loss_K = torch.zeros_like(theta_K).index_add_(0, indices_BM.flatten(), d_loss_BM.flatten())
+        return d_loss_K - (d_loss_K @ d_number_K) / (d_number_K @ d_number_K).clamp(min=1e-30) * d_number_K

@@ -98,7 +98,7 @@ def train(
     """
     checkpoint = Path(checkpoint)
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() and settings.activation != "jumprelu" else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     stream = Stream(store, keep, settings.batch_size, seed)
     sample = stream.sample(min(65536, 8 * settings.batch_size))
     trainer = Trainer(settings, sample, store.manifest["scale"], seed, threads, device)

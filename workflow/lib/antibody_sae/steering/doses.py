@@ -13,6 +13,9 @@ from antibody_sae.steering.arms import RANDOM, pairs
 
 COMPLETE = 0.95
 """Share of complete sequences that an arm must keep."""
+DOUBT = 0.8
+"""Confidence of the interval that an explored length's share may reach COMPLETE with: of the default run's 12 sequences
+one may be incomplete, not two. At 95 % two may be, and more than a third of what it chose failed on fresh sequences."""
 
 
 def _joined(criteria: pd.Series) -> Any:
@@ -53,7 +56,7 @@ def choose(explored: Sequence[pd.DataFrame], targets: Mapping[str, str], bound: 
 
     `explored`: arms with their outcomes (`measured.joined`), of each SAE and of the layer, no steering
     among them; targets: target -> chains. All arms of a kind are pooled. Of the lengths at which the share of complete
-    sequences is not below COMPLETE (by its 95 % interval) and the perplexity is at most `bound` times the unsteered
+    sequences is not below COMPLETE (by its interval, at DOUBT) and the perplexity is at most `bound` times the unsteered
     one, that with the largest log odds ratio in the direction of pushing is taken; where there is none, the shortest.
 
     Returns one row a target, kind and length: concept, chains, kind, length, arms, n, n_valid, hits, rate, log_odds,
@@ -77,7 +80,7 @@ def choose(explored: Sequence[pd.DataFrame], targets: Mapping[str, str], bound: 
     table["valid"] = table["n_valid"] / table["n"]
     with np.errstate(divide="ignore", invalid="ignore"):
         table["perplexity_ratio"] = np.exp(base["log_likelihood"] - table["total"] / table["scored"])
-    able = wilson(table["n_valid"], table["n"])[1] >= COMPLETE
+    able = wilson(table["n_valid"], table["n"], DOUBT)[1] >= COMPLETE
     table["acceptable"] = able & (table["perplexity_ratio"] <= bound).to_numpy()
     sign = np.sign(table["length"])
     gain = (sign * table["log_odds"]).where(table["acceptable"] & table["log_odds"].notna(), -np.inf)

@@ -20,8 +20,11 @@ import vl_convert
 
 from antibody_sae.io import atomic
 
-# Okabe and Ito's colours, safe for colour-blind readers; SAEs take them in the order of the configuration.
-SAE_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"]
+# Okabe and Ito's colours, then some of Tol's, safe for colour-blind readers; SAEs take them in the order of the
+# configuration.
+SAE_COLOURS = [
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#332288", "#882255", "#56B4E9", "#999933", "#CC6677",
+]  # fmt: skip
 SAE_SHAPES = ["circle", "square", "diamond", "triangle-up", "triangle-down"]
 INK, GREY, FAINT, PAPER = "#1b1f24", "#8a939c", "#eef1f4", "#ffffff"
 # The same colours on a dark page: lighter, so that the contrast holds.
@@ -31,6 +34,11 @@ DARK = {
     "#009E73": "#2fcb9b",
     "#CC79A7": "#e39ac4",
     "#E69F00": "#f5b933",
+    "#332288": "#9d8df1",
+    "#882255": "#d8639c",
+    "#56B4E9": "#a6dcff",
+    "#999933": "#c9c95c",
+    "#CC6677": "#ee8c9b",
     INK: "#e6e9ec",
     GREY: "#828c96",
     FAINT: "#262c33",
@@ -146,15 +154,16 @@ class Palette:
 
     def __init__(self, saes: Sequence[str]) -> None:
         self.saes = list(saes)
-        self.colours = [SAE_COLOURS[i % len(SAE_COLOURS)] for i in range(len(saes))]
-        self.shapes = [SAE_SHAPES[i % len(SAE_SHAPES)] for i in range(len(saes))]
+        n = len(SAE_COLOURS)  # a multiple of the shapes': the next round takes each colour with another shape
+        self.colours = [SAE_COLOURS[i % n] for i in range(len(saes))]
+        self.shapes = [SAE_SHAPES[(i + i // n) % len(SAE_SHAPES)] for i in range(len(saes))]
 
     def colour(self, legend: bool = True) -> alt.Color:
         return alt.Color(
             "sae:N",
             title=None,
             scale=alt.Scale(domain=self.saes, range=self.colours),
-            legend=alt.Legend(symbolSize=90, symbolOpacity=1) if legend else None,
+            legend=self._legend() if legend else None,
         )
 
     def shape(self, legend: bool = True) -> alt.Shape:
@@ -162,8 +171,12 @@ class Palette:
             "sae:N",
             title=None,
             scale=alt.Scale(domain=self.saes, range=self.shapes),
-            legend=alt.Legend(symbolSize=90, symbolOpacity=1) if legend else None,
+            legend=self._legend() if legend else None,
         )
+
+    def _legend(self) -> alt.Legend:
+        columns = 4 if len(self.saes) > 5 else alt.Undefined  # in a single row more than five are cut off
+        return alt.Legend(symbolSize=90, symbolOpacity=1, columns=columns)
 
     def of(self, sae: str) -> str:
         return self.colours[self.saes.index(sae)]
