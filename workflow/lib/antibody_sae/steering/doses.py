@@ -56,7 +56,7 @@ def choose(explored: Sequence[pd.DataFrame], targets: Mapping[str, str], bound: 
 
     `explored`: arms with their outcomes (`measured.joined`), of each SAE and of the layer, no steering
     among them; targets: target -> chains. All arms of a kind are pooled. Of the lengths at which the share of complete
-    sequences is not below COMPLETE (by its interval, at DOUBT) and the perplexity is at most `bound` times the unsteered
+    sequences is not below COMPLETE (by its interval, at DOUBT) and the perplexity at most `bound` times the unsteered
     one, that with the largest log odds ratio in the direction of pushing is taken; where there is none, the shortest.
 
     Returns one row a target, kind and length: concept, chains, kind, length, arms, n, n_valid, hits, rate, log_odds,
