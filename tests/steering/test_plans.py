@@ -144,6 +144,22 @@ def test_of_twelve_explored_sequences_one_may_be_incomplete(compared):
         assert (lengths["acceptable"] == able).all()
 
 
+def test_few_latents_are_written_at_the_trained_vectors_length_too(compared):
+    """And at the one that is best for them."""
+    looked = [compared["looked"][unit] for unit in ("controls", "x")]
+    halves = [arms[arms["kind"] != "none"].assign(length=lambda t: t["length"] / 2) for arms in looked]
+    arms = [pd.concat(pair, ignore_index=True) for pair in zip(looked, halves, strict=True)]
+    arms[0]["kind"] = arms[0]["kind"].replace("rate_derivative", "trained")
+    shortest, longest = (getattr(arms[0].loc[arms[0]["length"] > 0, "length"], end)() for end in ("min", "max"))
+    for table, kind, best in zip(arms, ("trained", "sparse_2"), (shortest, longest), strict=True):
+        own = table["kind"] == kind
+        table.loc[own, ["n", "n_valid", f"hits:{TARGET}"]] = 20, 20, 2
+        table.loc[own & (table["length"] == best), f"hits:{TARGET}"] = 18
+    lengths = doses.choose(arms, TARGETS, 9.0).query("chosen and length > 0")
+    assert lengths.loc[lengths["kind"] == "trained", "length"].tolist() == [shortest]
+    assert sorted(lengths.loc[lengths["kind"] == "sparse_2", "length"]) == [shortest, longest]
+
+
 def test_cause_and_twin_correlate_alike_but_only_the_cause_steers(compared):
     known, table = compared["known"], compared["effects"]
     assert known.test_r[0, 0] > 0.95

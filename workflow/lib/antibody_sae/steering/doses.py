@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from antibody_sae.significance import log_odds_ratio, wilson
-from antibody_sae.steering.arms import RANDOM, pairs
+from antibody_sae.steering.arms import RANDOM, SPARSE, pairs
 
 COMPLETE = 0.95
 """Share of complete sequences that an arm must keep."""
@@ -58,6 +58,8 @@ def choose(explored: Sequence[pd.DataFrame], targets: Mapping[str, str], bound: 
     among them; targets: target -> chains. All arms of a kind are pooled. Of the lengths at which the share of complete
     sequences is not below COMPLETE (by its interval, at DOUBT) and the perplexity at most `bound` times the unsteered
     one, that with the largest log odds ratio in the direction of pushing is taken; where there is none, the shortest.
+    Levers of few latents (SPARSE) are written at the trained vector's length too, so that fresh sequences tell how much
+    of its effect they have.
 
     Returns one row a target, kind and length: concept, chains, kind, length, arms, n, n_valid, hits, rate, log_odds,
     valid, perplexity_ratio, acceptable, chosen.
@@ -88,4 +90,8 @@ def choose(explored: Sequence[pd.DataFrame], targets: Mapping[str, str], bound: 
         ["gain", "size"], ascending=[False, True], kind="stable"
     )
     best = order.drop_duplicates(["concept", "kind", "sign"]).index
-    return table.assign(chosen=table.index.isin(best)).drop(columns="total")
+    table["chosen"] = table.index.isin(best)
+    whole = table.loc[table["chosen"] & (table["kind"] == "trained"), ["concept", "length"]]
+    beside = pd.MultiIndex.from_frame(table[["concept", "length"]]).isin(pd.MultiIndex.from_frame(whole))
+    table["chosen"] |= beside & table["kind"].str.fullmatch(SPARSE)
+    return table.drop(columns="total")

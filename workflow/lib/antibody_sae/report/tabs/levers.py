@@ -14,14 +14,13 @@ from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.page import Pick, Section, Table, columns
 from antibody_sae.report.run import Run, grouped, kind_label, rows, slug
 from antibody_sae.steering.alternatives import price
-from antibody_sae.steering.arms import RANDOM
+from antibody_sae.steering.arms import RANDOM, SPARSE
 from antibody_sae.steering.sparse import half_size
 
 TITLE = "Levers"
 
 NOT_LEVERS = (*RANDOM, "none", "matched_latent", "shuffled_sign")
 """Kinds that nobody would use: controls."""
-SPARSE = r"sparse_(\d+)"
 SURE = 2
 """Noises above which the map of control shows a derivative; what lies within them is 0."""
 ARM = ["layer", "sae", "seed", "kind", "concept", "latent", "length"]
@@ -158,21 +157,16 @@ def _best(best: pd.DataFrame) -> Section:
 
 
 def sizes(arms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(levers of few latents at the trained vector's length, trained vectors) by target, layer, SAE and seed; fresh
-    sequences where there are some at that length, explored ones otherwise."""
+    """(levers of few latents at the trained vector's length, trained vectors) by target, layer, SAE and seed; of fresh
+    sequences."""
     if not len(arms):
         return arms, arms
-    arms = arms.assign(m=arms["kind"].str.extract(SPARSE)[0].astype(float), fresh=arms["stage"] == "confirm")
-    arms = arms[arms["log_odds"].notna()]
-    whole = arms[(arms["kind"] == "trained") & arms["fresh"]].drop_duplicates(["layer", "concept"])
+    arms = arms[(arms["stage"] == "confirm") & arms["log_odds"].notna()]
+    arms = arms.assign(m=arms["kind"].str.extract(SPARSE)[0].astype(float))
+    whole = arms[arms["kind"] == "trained"].drop_duplicates(["layer", "concept"])
     few = arms[arms["m"].notna()]
-    at = (whole if len(whole) else few[few["fresh"]].drop_duplicates(["layer", "concept"]))[
-        ["layer", "concept", "length"]
-    ]
+    at = (whole if len(whole) else few.drop_duplicates(["layer", "concept"]))[["layer", "concept", "length"]]
     few = few.merge(at, on=["layer", "concept", "length"])
-    few = few.sort_values("fresh", ascending=False, kind="stable").drop_duplicates(
-        ["layer", "sae", "seed", "concept", "m"]
-    )
     few = few.sort_values(["concept", "sae", "seed", "m"], kind="stable").astype({"m": int})
     return few.reset_index(drop=True), whole.reset_index(drop=True)
 
@@ -187,14 +181,12 @@ def _sizes(run: Run, arms: pd.DataFrame, palette: Palette, picks: list[Pick]) ->
     if not len(few):
         return section
     renamed = {"log_odds_low": "low", "log_odds_high": "high"}
-    kept = ["sae", "seed", "layer", "concept", "m", "length", "log_odds", "low", "high", "n", "stage"]
+    kept = ["sae", "seed", "layer", "concept", "m", "length", "log_odds", "low", "high", "n"]
     table = []
     for (layer, concept), own in grouped(few.rename(columns=renamed), ["layer", "concept"]):
         name = concept_label(concept)
         full = whole[(whole["layer"] == layer) & (whole["concept"] == concept)].rename(columns=renamed)
         caption = f"At {own['length'].iloc[0]:g} rms; 95% intervals. Dashed: the trained vector; dotted: half of it."
-        if (own["stage"] == "explore").any():
-            caption += " Some sizes were written at this length in exploration only, in few sequences: see the CSV."
         chart = charts.by_size(own[kept], palette, full[["log_odds", "low", "high"]])
         stem = f"levers-size-{slug(concept)}-layer{layer}"
         pick = {"layer": str(layer), "target": concept}
