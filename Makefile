@@ -57,9 +57,9 @@ test-slow: .venv/.dev
 	@.venv/bin/python envs/install.py envs/oracles.lock
 	@touch $@
 
-# The page of findings and the README's list of them, from the tables of three runs.
+# The page of findings and the README's list of them, from the tables of four runs.
 findings: .venv/.runtime
-	.venv/bin/python docs/findings.py results/study results/layers results/natural
+	.venv/bin/python docs/findings.py results/study results/layers results/natural results/levers
 
 lock: | .venv/bin/python
 	.venv/bin/python envs/lock.py

@@ -1,10 +1,10 @@
 """Write docs/findings.md and the findings in README.md from the tables of finished runs.
 
-    python docs/findings.py results/study results/layers results/natural
+    python docs/findings.py results/study results/layers results/natural results/levers
 
 Each figure is computed here from a file of `tables/` or `saes/`; the tables that it needs are copied, rounded, to
 docs/findings/<run>/, so that a reader can check them without the hours of a run. Started again on those copies
-(`python docs/findings.py docs/findings/study docs/findings/layers docs/findings/natural`) it writes the same page.
+(`cd docs/findings; python ../findings.py study layers natural levers`) it writes the same page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from antibody_sae.steering.sparse import half_size
 
 ROOT = Path(__file__).parents[1]
 ARM = [
@@ -28,6 +30,16 @@ COPIED = (
     "saes", "complexity", "interpretable", "steering_by_criterion", "ablation", "latents_across_seeds",
     "natural_vs_written", "transfer",
 )  # fmt: skip
+HANDLES = "levers-best"
+"""Of the report's figures, the best handle on each target."""
+ODDS, COMPLETE, PERPLEXITY = 3.0, 0.95, 1.2
+"""A lever moves a target where it has so many times the odds, so many sequences complete, and so many times the
+perplexity at most."""
+KINDS = {
+    "latent": "one latent, by rate derivative", "sparse_1": "one latent, nearest", "sparse_8": "8 latents",
+    "sparse_32": "32 latents", "rate_derivative": "rate derivative", "trained": "trained vector",
+    "located": "located vector",
+}  # fmt: skip
 MOST = 12
 """Properties shown in which natural and written antibodies differ."""
 TITLES = {
@@ -49,6 +61,8 @@ def copy(run: Path) -> Path:
             table = table[ARM] if name == "steering_by_criterion" else table
             table = table[[c for c in table if not c.startswith("best_f1:")]]
             table.to_csv(out / f"{name}.csv", index=False, float_format="%.4g")
+    if (source := run / "report" / "figures" / f"{HANDLES}.csv").is_file():
+        pd.read_csv(source).to_csv(out / f"{HANDLES}.csv", index=False, float_format="%.4g")
     summary = json.loads((run / "tables" / "summary.json").read_text())
     summary = {key: summary[key] for key in ("findings", "counts", "model", "targets")}
     (out / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
@@ -187,13 +201,84 @@ def abroad(folder: Path) -> str:
     return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("SAE"))
 
 
-def page(study: Path, layers: Path, natural: Path) -> str:
+def handles(folder: Path) -> str:
+    """The lever of each target that exploration found best, on fresh sequences."""
+    rows = {
+        row["label"]: {
+            "best handle": row["lever"],
+            "length": f"{row['length']:.2g}",
+            "unsteered": f"{row['baseline_rate']:.0%}",
+            "steered": f"{row['rate']:.0%} [{row['rate_low']:.0%}, {row['rate_high']:.0%}]",
+            "times the odds": f"{np.exp(row['log_odds']):.1f}",
+            "complete": f"{row['valid']:.1%}",
+            "perplexity, times the unsteered": f"{row['perplexity_ratio']:.2f}",
+            "tokens an accepted one (unsteered)": f"{row['tokens']:,.0f} ({row['tokens_none']:,.0f})",
+        }
+        for _, row in pd.read_csv(folder / f"{HANDLES}.csv").iterrows()
+    }
+    return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("target"))
+
+
+def moved(arms: pd.DataFrame) -> pd.Series:
+    """Which arms move their target; see ODDS."""
+    good = (arms["valid"] >= COMPLETE) & (arms["perplexity_ratio"] <= PERPLEXITY)
+    return good & (arms["log_odds"] >= np.log(ODDS))
+
+
+def by_kind(folder: Path) -> tuple[str, int, int]:
+    """(targets by kinds of lever: times the odds; how many targets some lever moves, and how many one of at most 8
+    latents)."""
+    arms = pd.read_csv(folder / "steering_by_criterion.csv")
+    arms = arms[arms["kind"].isin(KINDS) | arms["kind"].str.startswith("sparse")]
+    arms = arms[(arms["length"] > 0) & arms["log_odds"].notna()].assign(moved=moved)
+    few = arms["kind"].isin(["latent", "sparse_1", "sparse_2", "sparse_4", "sparse_8"])
+    rows = {}
+    for concept, mine in arms.groupby("concept", sort=False):
+        row = {}
+        for kind, title in KINDS.items():
+            own = mine[mine["kind"] == kind].sort_values(["moved", "log_odds"])
+            row[title] = "–"
+            if len(own):
+                best = own.iloc[-1]
+                odds = f"{np.exp(best['log_odds']):.1f}"
+                row[title] = f"**{odds}**" if best["moved"] else odds
+        rows[concept] = row
+    table = markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("target"))
+    return table, *(int(arms.loc[arms["moved"] & own, "concept"].nunique()) for own in (True, few))
+
+
+def halves(folder: Path) -> str:
+    """m_half by target and dictionary, at the trained vector's length."""
+    arms = pd.read_csv(folder / "steering_by_criterion.csv")
+    rows = {}
+    for concept, mine in arms.groupby("concept", sort=False):
+        whole = mine[mine["kind"] == "trained"].iloc[0]
+        own = mine[mine["kind"].str.startswith("sparse") & np.isclose(mine["length"], whole["length"])]
+        interval = f"[{whole['log_odds_low']:+.2f}, {whole['log_odds_high']:+.2f}]"
+        row = {
+            "length": f"{whole['length']:.2g}",
+            "trained vector, log odds ratio": f"{whole['log_odds']:+.2f} {interval}",
+        }
+        for sae, arm in own.groupby("sae", sort=False):
+            effects = dict(zip(arm["kind"].str.partition("_")[2].astype(int), arm["log_odds"], strict=True))
+            half = half_size(effects, whole["log_odds"] if whole["log_odds_low"] > 0 else np.nan)
+            row[f"m_half, {titled(sae)}"] = (
+                "–" if np.isnan(half) else f"{half:.1f}" if np.isfinite(half) else f"over {max(effects)}"
+            )
+        rows[concept] = row
+    return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("target"))
+
+
+def page(study: Path, layers: Path, natural: Path, levers: Path) -> str:
     counts = json.loads((study / "summary.json").read_text())
     arms = pd.read_csv(study / "steering_by_criterion.csv")
     read = json.loads((natural / "summary.json").read_text())["counts"]
+    kinds, some, few = by_kind(levers)
+    written = int(pd.read_csv(levers / "steering_by_criterion.csv")["n"].max())
+    asked = len(json.loads((levers / "summary.json").read_text())["targets"])
     return f"""# Findings
 
-*Written by `make findings` from the tables of three runs; every figure can be computed again from the small tables in
+*Written by `make findings` from the tables of four runs; every figure can be computed again from the small tables in
 [docs/findings](findings), which are rounded copies of `results/<run>/tables`.*
 
 The study of [docs/protocol.md](protocol.md), whose rules were fixed before any run under it: `tests/config/study.yaml`
@@ -234,6 +319,25 @@ the dictionaries are and once both are sorted by energy: what sorting gives to a
 
 {dictionaries(layers)}
 
+## Levers
+
+`tests/config/levers.yaml`, layer 2: what moves each of the default run's targets, how few latents of a dictionary do it
+too, and at which price. One seed, so no test of the claims. The lever of each target that had the highest lower bound
+in exploration, on {written} fresh sequences:
+
+{handles(levers)}
+
+Times the odds of the target by kind of lever, at the length that exploration chose (levers of latents: of all
+dictionaries the best, which flatters). **Bold**: at least {ODDS:g} times the odds, at {COMPLETE:.0%} complete sequences
+and at most {PERPLEXITY:g} times the perplexity. Some lever does it for {some} of {asked} targets, one of at most 8
+latents for {few}.
+
+{kinds}
+
+Latents for half of the trained vector's effect, at its length (m_half), where it has one:
+
+{halves(levers)}
+
 ## Natural antibodies
 
 `tests/config/natural.yaml` on {read["antibodies"]:,} human pairs (Jaffe et al. 2022, from OAS), both chains read by
@@ -253,7 +357,7 @@ concepts that both runs can test, of latents chosen at home ([reading the tables
 """
 
 
-def readme(study: Path, natural: Path) -> None:
+def readme(study: Path, natural: Path, levers: Path) -> None:
     """The findings of README.md, between its two markers."""
     lines = []
     for one in json.loads((study / "summary.json").read_text())["findings"]:
@@ -262,13 +366,28 @@ def readme(study: Path, natural: Path) -> None:
         line = f"*{one['claim']}*: **{one['verdict']}**. {in_words(one['text'])}"
         line += f" ({'; '.join(shown)})" if shown else ""
         lines.append(textwrap.fill(line, 120, initial_indent="- ", subsequent_indent="  "))
-    moved = pd.read_csv(natural / "transfer.csv").set_index(["found_in", "sae"]).loc[(natural.name, "topk")]
+    _, some, few = by_kind(levers)
+    asked = len(json.loads((levers / "summary.json").read_text())["targets"])
+    arms = pd.read_csv(levers / "steering_by_criterion.csv")
+    line = (
+        f"*Levers*: {ODDS:g} times the odds, at {COMPLETE:.0%} complete sequences and at most {PERPLEXITY:g} times"
+        f" the perplexity, are within reach of some lever for {some} of {asked} targets, of 8 latents for {few}."
+    )
+    arms = arms[arms["kind"] == "located"].drop_duplicates("concept")
+    each = [
+        f"{arm['concept'].partition('=')[2]} from {arm['baseline_rate']:.0%} to {arm['rate']:.0%}"
+        for _, arm in arms.iterrows()
+    ]
+    if each:
+        line += f" A vector that acts only in the region where its target is decided brings {' and '.join(each)}."
+    lines.append(textwrap.fill(line, 120, initial_indent="- ", subsequent_indent="  "))
+    there_too = pd.read_csv(natural / "transfer.csv").set_index(["found_in", "sae"]).loc[(natural.name, "topk")]
     read = json.loads((natural / "summary.json").read_text())["counts"]["antibodies"]
-    there, home, native = (f"{moved[f'f1_{where}']:.2f}" for where in ("abroad", "home", "native"))
+    there, home, native = (f"{there_too[f'f1_{where}']:.2f}" for where in ("abroad", "home", "native"))
     line = (
         f"*Natural antibodies*: latents that a TopK SAE found on {read:,} human pairs predict their concepts in what"
         f" IgLM writes as well as at home (F1 {there} and {home}; the SAE trained there, twice as wide, {native}), and"
-        f" {moved['same_by_activation']:.0%} of them have a counterpart in it that fires alike."
+        f" {there_too['same_by_activation']:.0%} of them have a counterpart in it that fires alike."
         " What IgLM writes differs most in how little it is mutated and in IGHJ6."
     )
     lines.append(textwrap.fill(line, 120, initial_indent="- ", subsequent_indent="  "))
@@ -279,9 +398,9 @@ def readme(study: Path, natural: Path) -> None:
 
 
 def main() -> None:
-    study, layers, natural = (copy(Path(name)) for name in sys.argv[1:4])
-    (ROOT / "docs" / "findings.md").write_text(page(study, layers, natural))
-    readme(study, natural)
+    study, layers, natural, levers = (copy(Path(name)) for name in sys.argv[1:5])
+    (ROOT / "docs" / "findings.md").write_text(page(study, layers, natural, levers))
+    readme(study, natural, levers)
 
 
 if __name__ == "__main__":
