@@ -8,7 +8,7 @@ import pytest
 from antibody_sae.designs import library, parents
 from antibody_sae.interventions import Intervention
 from antibody_sae.io import InputError
-from antibody_sae.steering import sampling
+from antibody_sae.steering import alternatives, sampling
 from designs_world import TRASTUZUMAB
 
 
@@ -32,9 +32,9 @@ def test_infilling_rewrites_the_regions_alone(iglm_s, parent, monkeypatch):
 
 def test_infilling_reads_what_iglm_was_trained_on(iglm_s, parent):
     """[HEAVY][HUMAN] EVQ...[MASK]WGQ...[SEP], and the span ends with [CLS]; positions as in the package's own code."""
-    model = parents.infilling(iglm_s, "H", "human", parent, "CDR3")
-    vocabulary = {token: i for i, token in enumerate(_vocabulary())}
     start, end = parent.spans["CDR3"]
+    model = alternatives.filler(iglm_s, "H", "human", TRASTUZUMAB[:start], TRASTUZUMAB[end:])
+    vocabulary = {token: i for i, token in enumerate(_vocabulary())}
     text = [*TRASTUZUMAB[:start], "[MASK]", *TRASTUZUMAB[end:], "[SEP]"]
     assert model.prefix("H") == [vocabulary[t] for t in ("[HEAVY]", "[HUMAN]", *text)]
     assert model.stop_token("H") == vocabulary["[CLS]"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from antibody_sae.io import InputError
+from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.steering import alternatives
+from antibody_sae.steering.trained import Judged
 from planted import CHAIN, chances
 
 
@@ -27,9 +31,86 @@ def test_a_logit_bias_moves_the_odds_by_its_own_amount(drawn):
     assert [w.text for w in before] == [w.text for w in model.generate(5, seed=3, max_residues=5)]
 
 
+WRITING = {"chains": "H", "species": "human", "temperature": 1.0, "top_p": 1.0, "prompt": "", "complete": True}
+SETTINGS = {
+    "alternatives": ["prompt", "logit_bias", "infill"],
+    "n": 16,
+    "explore_n": 8,
+    "perplexity_bound": 1.2,
+    "seed": 1,
+}
+TARGETS = ["begins", "glycines"]
+CDR3 = SIDED_REGIONS.index("H-CDR3")
+
+
+def judge(texts):
+    """All are complete, framework 1 up to the CDR3 at residues 95 to 109. The targets: a start, and glycines there."""
+    outcome = [[text.startswith("QVQ"), text[95:110].count("G") > 1] for text in texts]
+    region = [np.where(np.arange(len(text)) < 95, 0, np.where(np.arange(len(text)) < 110, CDR3, -1)) for text in texts]
+    return Judged(np.array(outcome, float), np.ones(len(texts), bool), region)
+
+
+@pytest.fixture(scope="module")
+def compared(iglm_s):
+    desk = alternatives.Desk(iglm_s, 1, TARGETS, judge, SETTINGS, WRITING, ["human"], {"FR1": (0, 25)})
+    written = iglm_s.generate(64, seed=9, **WRITING)
+    texts, ended = [w.text for w in written], np.array([w.ended for w in written])
+    return desk, texts, ended, desk.compare(texts, ended).set_index(["concept", "way"])
+
+
+def test_each_way_is_tried_and_priced(compared):
+    _, texts, ended, table = compared
+    none = table.loc[("begins", "rejection")]
+    has = ended & np.array([text.startswith("QVQ") for text in texts])
+    assert none["hits"] == has.sum()
+    assert none["tokens"] == alternatives.price(texts, has)
+    assert none["perplexity_ratio"] == pytest.approx(1.0)
+    assert np.isnan(table.loc[("begins", "prompt"), "strength"])
+    assert table.loc[("begins", "prompt"), "what"].startswith("QVQ")
+    assert table.loc[("begins", "prompt"), "rate"] == 1.0
+    assert table.loc[("begins", "prompt"), "tokens"] < none["tokens"], "and what is given is not written"
+    biased = table.loc[("glycines", "logit_bias")]
+    assert biased["what"] == "CDR3"
+    assert biased["strength"] in alternatives.STRENGTHS
+    assert table.loc[("glycines", "infill"), "n"] == 16
+    assert table.loc[("glycines", "infill"), "tokens"] < 70, "the region alone is written"
+    low, rate, high = table[["rate_low", "rate", "rate_high"]].to_numpy().T
+    assert ((low <= rate) & (rate <= high)).all()
+
+
+def test_the_same_seed_gives_the_same_figures(compared):
+    desk, texts, ended, table = compared
+    own = dataclasses.replace(desk, settings={**SETTINGS, "alternatives": ["infill"]}).compare(texts, ended)
+    again = own.set_index(["concept", "way"])
+    pd.testing.assert_frame_equal(again, table.loc[again.index, again.columns], check_dtype=False)
+
+
+def test_what_nothing_unsteered_has_is_only_counted(compared):
+    desk, texts, ended, _ = compared
+
+    def never(texts):
+        return dataclasses.replace(judge(texts), outcome=np.zeros((len(texts), 2)))
+
+    table = dataclasses.replace(desk, judge=never).compare(texts[:8], ended[:8])
+    assert table["way"].tolist() == ["rejection"] * 2
+    assert np.isinf(table["tokens"]).all()
+
+
+def test_the_region_that_tells_most_and_its_residues():
+    texts = [f"AAAA{20 * inside}GG" for inside in ("WW", "WY", "AA", "AY")]
+    region = [np.repeat([0, CDR3, -1], [4, 40, 2])] * 4
+    has = np.array([True, True, False, False])
+    judged = Judged(has[:, None].astype(float), np.ones(4, bool), region)
+    found, bias = alternatives.telling(texts, judged, has)
+    assert found == "H-CDR3"
+    assert bias["W"] > 0.3
+    assert bias["A"] < -0.3
+    assert max(map(abs, bias.values())) <= alternatives.STRONGEST
+
+
 def test_infilling_writes_only_the_span(iglm_s):
-    made = [text for text in alternatives.infill(iglm_s, CHAIN, 98, 100, 4, seed=1) if text]
-    assert made
-    assert all(text.startswith(CHAIN[:98]) and text.endswith(CHAIN[100:]) for text in made)
-    with pytest.raises(InputError, match="span"):
-        alternatives.infill(iglm_s, CHAIN, 5, 5, 1, seed=1)
+    filler = alternatives.filler(iglm_s, "H", "human", CHAIN[:98], CHAIN[100:])
+    spans = [w for w in filler.generate(4, seed=1, species="human", max_residues=30) if w.ended]
+    assert spans
+    assert max(len(w.text) for w in spans) < 20
+    assert alternatives.can_infill(iglm_s)

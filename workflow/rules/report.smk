@@ -109,6 +109,7 @@ rule report:
         ),
         sparse=(every_steered("levers.parquet") if "sparse" in config["steering"]["levers"] else []),
         ablation=f"{OUT}/tables/ablation.csv" if STEERING["ablation"] else [],
+        alternatives=(f"{OUT}/tables/alternatives.csv" if STEERING["alternatives"] else []),
         libraries=expand(f"{OUT}/designs/{{design}}/page.json", design=config["designs"]),
     output:
         page=report(

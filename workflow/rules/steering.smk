@@ -393,6 +393,42 @@ rule ablation_table:
         "../scripts/one_table.py"
 
 
+rule steer_alternatives:
+    input:
+        targets=TARGETS,
+        plan=expand(f"{STEER}/controls/explore/plan.parquet", layer=STEERED_LAYERS[:1]),
+        outcomes=expand(f"{STEER}/controls/explore/outcomes.parquet", layer=STEERED_LAYERS[:1]),
+        counts=expand(f"{STEER}/controls/counts.json", layer=STEERED_LAYERS[:1]),
+    output:
+        report(
+            f"{OUT}/tables/alternatives.csv",
+            category="Tables",
+            labels={"table": "Instead of steering"},
+            caption="../report/alternatives.rst",
+        ),
+    log:
+        f"{OUT}/logs/steer_alternatives.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_alternatives.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(2500, 0),
+        runtime=minutes(60),
+        gpu=0,
+    params:
+        model=config["model"],
+        layer=STEERED_LAYERS[:1],
+        steering=pick("steering", "alternatives", "n", "explore_n", "perplexity_bound", "seed"),
+        writing=WRITING,
+        numbering=pick("numbering", "species", "scheme"),
+        concepts=LABELS,
+        code=code("steer_alternatives.py"),
+    script:
+        "../scripts/steer_alternatives.py"
+
+
 rule steer_tables:
     input:
         effects=every_steered("effects.parquet"),

@@ -255,7 +255,8 @@ def steered(config: Config) -> int:
     made += parts * steering["gradient_antibodies"]
     controls = targets * directions * arms(together) + made
     controls += parts * (arms(together, random, drawn) + steering["baseline"])
-    total = 0
+    ways = steering["alternatives"]
+    total = targets * steering["n"] * (len(ways) + ("logit_bias" in ways))  # once more: what a bias is explored with
     for layer in config["activations"]["layers"]:
         each, there = explored(config, layer), sum(map(len, steered_saes(config, layer).values()))
         sae = targets * (arms(each, tries) + kinds * arms(each)) + parts * arms(each, random, drawn) + ablated

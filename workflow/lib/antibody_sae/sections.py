@@ -202,6 +202,7 @@ class SteeringSection(TypedDict):
     lever_rounds: int
     perplexity_bound: float
     ablation: int
+    alternatives: list[str]
     seed: int
     chunks: int
 

@@ -20,6 +20,7 @@ from antibody_sae.designs.library import Sample, Writer, collect, sample, whole
 from antibody_sae.interventions import Intervention, Where
 from antibody_sae.io import InputError, read_json, read_parquet, read_safetensors, sha256_file
 from antibody_sae.sae.model import SAE
+from antibody_sae.steering import alternatives
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
@@ -210,9 +211,9 @@ def build(
 
 
 def _infills(by: str, model: AntibodyModel) -> bool:
-    if by == "infill" and not parents.can_infill(model):
+    if by == "infill" and not alternatives.can_infill(model):
         raise InputError(f"designs: from.by: model {model.spec.name} was not trained to infill; use prompt")
-    return by == "infill" or (by == "auto" and parents.can_infill(model))
+    return by == "infill" or (by == "auto" and alternatives.can_infill(model))
 
 
 def _choose(found: list[Handle], writer: Writer, unsteered: Sample) -> tuple[Handle, list[dict[str, Any]]]:

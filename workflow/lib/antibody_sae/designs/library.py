@@ -23,7 +23,7 @@ from antibody_sae.designs.constraints import Constraints, checks, funnel, in_wor
 from antibody_sae.interventions import Intervention
 from antibody_sae.io import InputError
 from antibody_sae.models.generation import BATCH
-from antibody_sae.steering import outcomes, sampling
+from antibody_sae.steering import alternatives, outcomes, sampling
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
@@ -35,8 +35,6 @@ WRITING: Writing = {
 NUMBERING: NumberingSection = {"species": ["human"], "scheme": "imgt"}
 MOST_TRIES = 50
 """Sequences written for each one that is wanted, before the constraints count as not to be met."""
-LONGEST_SPAN = 45
-"""Residues at most that replace a region."""
 ANY = Constraints()
 """Whole, distinct domains."""
 _NOT_NEEDED = "not needed"
@@ -75,11 +73,12 @@ class Writer:
             table = sampling.generate(self.model, self.layer, [lever], counts, writing, seed)
             written = int(table["text"].str.len().sum() + table["ended"].sum())
             return table[["text", "ended", "log_likelihood"]], written - len(prompt) * len(table)
-        writing = {**self.writing, "prompt": "", "complete": False, "max_residues": LONGEST_SPAN}
+        writing = {**self.writing, "prompt": "", "complete": False, "max_residues": alternatives.LONGEST_SPAN}
         spans: dict[str, list[str]] = {}
         ends, tokens = np.ones(BATCH, bool), 0
-        for i, region in enumerate(self.parent.spans):
-            model = parents.infilling(self.model, writing["chains"], writing["species"], self.parent, region)
+        for i, (region, (start, end)) in enumerate(self.parent.spans.items()):
+            read = self.parent.sequence[:start], self.parent.sequence[end:]
+            model = alternatives.filler(self.model, writing["chains"], writing["species"], *read)
             table = sampling.generate(model, self.layer, [lever], counts, writing, [*seed, i])
             spans[region] = table["text"].tolist()
             ends &= table["ended"].to_numpy(bool)

@@ -2,14 +2,14 @@
 
 Two ways. *Prompt*: the chain up to the first region that is rewritten is the prompt, and the model writes the rest, the
 framework behind it included. *Infilling*, with IgLM: the model reads the whole chain with the region masked and writes
-that region alone (Shuai et al. 2023, Cell Systems 14:979): `[HEAVY][HUMAN] EVQ...[MASK]WGQ...[SEP]` span `[CLS]`.
+that region alone (`steering.alternatives.filler`).
 Several regions are infilled one by one, each beside the parent's others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from antibody_sae.antibody import REGIONS
@@ -17,10 +17,7 @@ from antibody_sae.io import InputError
 from antibody_sae.numbering import anarci
 
 if TYPE_CHECKING:
-    from antibody_sae.models.model import AntibodyModel
     from antibody_sae.sections import NumberingSection, ParentSection
-
-_MASK, _END_OF_SPAN = "[MASK]", "[CLS]"
 
 
 @dataclass(frozen=True)
@@ -63,18 +60,3 @@ def parent(asked: ParentSection, chains: str, settings: NumberingSection) -> Par
             raise InputError(f"designs: from.{side}: this chain has no {region}")
         spans[region] = (found.start + int(inside[0]), found.start + int(inside[-1]) + 1)
     return Parent(sequence, spans)
-
-
-def can_infill(model: AntibodyModel) -> bool:
-    """Whether the model was trained to infill: IgLM, whose template ends in [SEP]."""
-    return model.spec.packaged
-
-
-def infilling(model: AntibodyModel, chains: str, species: str, parent: Parent, region: str) -> AntibodyModel:
-    """The same weights under a template whose prefix is the masked parent, and whose end is the end of a span."""
-    start, end = parent.spans[region]
-    tags = model.spec.templates[chains].partition("{heavy}" if chains == "H" else "{light}")[0]
-    place = "{heavy}" if chains == "H" else "{light}"
-    masked = f"{parent.sequence[:start]}{_MASK}{parent.sequence[end:]}[SEP]"
-    template = f"{tags.replace('{species}', species.upper())}{masked}{place}{_END_OF_SPAN}"
-    return model.under(replace(model.spec, templates={chains: template}))

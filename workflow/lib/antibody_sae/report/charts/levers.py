@@ -78,10 +78,20 @@ def by_size(table: pd.DataFrame, palette: Palette, whole: pd.DataFrame) -> Any:
     return sized(alt.layer(*layers), 250)
 
 
+WAYS = {
+    "rejection": "rejection from the unsteered model", "prompt": "prompt", "logit_bias": "logit bias",
+    "infill": "infilling",
+}  # fmt: skip
+"""What an engineer would do instead, as `way` of tables/alternatives.csv."""
+HANDLE = "best handle"
+
+
 def prices(table: pd.DataFrame) -> Any:
-    """Tokens written for one accepted sequence, steered and by rejection: columns label, way, tokens."""
+    """Tokens written for one accepted sequence: columns label, way (a title of WAYS, or HANDLE), tokens."""
     order = list(dict.fromkeys(table["label"]))
-    colours = alt.Scale(domain=["rejection from the unsteered model", "best handle"], range=[GREY, "#0072B2"])
+    ways = [way for way in (*WAYS.values(), HANDLE) if (table["way"] == way).any()]
+    colours = dict(zip((*WAYS.values(), HANDLE), (GREY, "#E69F00", "#CC79A7", "#009E73", "#0072B2"), strict=True))
+    scale = alt.Scale(domain=ways, range=[colours[way] for way in ways])
     base = base_chart(table).encode(
         y=alt.Y("label:N", sort=order, title=None, axis=alt.Axis(grid=True, labelLimit=190)),
         x=alt.X(
@@ -91,7 +101,7 @@ def prices(table: pd.DataFrame) -> Any:
     )  # fmt: skip
     line = base.mark_line(color=GREY, strokeWidth=1.2).encode(detail="label:N")
     dot = base.mark_point(size=75, filled=True, opacity=1).encode(
-        color=alt.Color("way:N", title=None, scale=colours, legend=alt.Legend(symbolOpacity=1)),
+        color=alt.Color("way:N", title=None, scale=scale, legend=alt.Legend(symbolOpacity=1)),
         tooltip=["label:N", "way:N", alt.Tooltip("tokens:Q", format=",.0f")],
     )
     return sized(line + dot, 30 * len(order))

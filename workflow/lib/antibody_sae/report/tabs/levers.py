@@ -37,7 +37,7 @@ def sections(run: Run, palette: Palette) -> list[Section] | None:
     parts = [
         _best(best),
         _sizes(run, arms, palette, [target, *layer]),
-        _prices(best),
+        _prices(best, run.csv("alternatives")),
         *_maps(run, target),
         _details(run),
     ]
@@ -63,7 +63,8 @@ def _levers(run: Run) -> pd.DataFrame:
 def best_handles(run: Run, arms: pd.DataFrame) -> pd.DataFrame:
     """One confirmed arm a target: of those whose quality was good enough in exploration that whose log odds ratio had
     the highest lower bound there. Choosing by the confirming sequences would flatter it, and by the ratio itself the
-    arm that was explored least. Adds lever, odds (ratio), tokens and tokens_none (`price`)."""
+    arm that was explored least. Adds lever, odds (ratio), tokens and tokens_none (`price`), and
+    distinct: the share of the sequences with the target that are no copy of another."""
     if not len(arms):
         return arms
     explored = arms[arms["stage"] == "explore"][[*ARM, "log_odds_low"]].rename(columns={"log_odds_low": "explored"})
@@ -84,8 +85,9 @@ def best_handles(run: Run, arms: pd.DataFrame) -> pd.DataFrame:
         label=table["concept"].map(concept_label),
         lever=[_name(run, row) for row in rows(table)],
         odds=np.exp(table["log_odds"]),
-        tokens=[steered for steered, _ in paid],
-        tokens_none=[none for _, none in paid],
+        tokens=[steered[0] for steered, _ in paid],
+        distinct=[steered[1] for steered, _ in paid],
+        tokens_none=[none[0] for _, none in paid],
     )
 
 
@@ -98,8 +100,8 @@ def _name(run: Run, arm: Any) -> str:
     return f"{what}{of}{f', layer {arm.layer}' * run.many_layers}"
 
 
-def _paid(run: Run, arm: Any) -> tuple[float, float]:
-    """Tokens written for each distinct complete sequence with the target: under the arm, and without steering."""
+def _paid(run: Run, arm: Any) -> tuple[tuple[float, float], tuple[float, float]]:
+    """`_tokens` under the arm, and without steering."""
     controls = f"steering/layer{arm.layer}/controls"
     sae = next((s for s in run.saes if (s.title, s.layer, s.seed) == (arm.sae, arm.layer, arm.seed)), None)
     steered = f"steering/{sae.folder}/confirm" if sae else f"{controls}/confirm"
@@ -109,15 +111,17 @@ def _paid(run: Run, arm: Any) -> tuple[float, float]:
     return _tokens(run, steered, arm.arm, arm.concept), _tokens(run, f"{controls}/explore", none, arm.concept)
 
 
-def _tokens(run: Run, folder: str, arm: int, concept: str) -> float:
+def _tokens(run: Run, folder: str, arm: int, concept: str) -> tuple[float, float]:
+    """(tokens written for each distinct complete sequence with the target, the share of such sequences that are
+    distinct)."""
     written = run.table(f"{folder}/outcomes.parquet")
     if concept not in written:
-        return float("nan")
+        return float("nan"), float("nan")
     own = written[written["arm"] == arm]
-    found = price(
-        (own["heavy"].fillna("") + own["light"].fillna("")).tolist(), (own["valid"] & own[concept]).to_numpy()
-    )
-    return found if np.isfinite(found) else float("nan")
+    texts, accepted = own["heavy"].fillna("") + own["light"].fillna(""), own["valid"] & own[concept]
+    if not accepted.any():
+        return float("nan"), float("nan")
+    return price(texts.tolist(), accepted.to_numpy()), texts[accepted].nunique() / int(accepted.sum())
 
 
 def _best(best: pd.DataFrame) -> Section:
@@ -211,20 +215,46 @@ def _half(found: float, most: int) -> str | None:
     return f"{found:.1f}" if np.isfinite(found) else f"more than {most}"
 
 
-def _prices(best: pd.DataFrame) -> Section:
+def _prices(best: pd.DataFrame, others: pd.DataFrame) -> Section:
+    """`others`: tables/alternatives.csv."""
     text = (
-        "What an engineer would do instead is to write without steering and keep what has the target. A common target "
-        "costs few draws either way; steering earns its place where the target is rare. Counted: distinct complete "
-        "sequences that have the target."
+        "What an engineer would do instead is to write without steering and keep what has the target, to begin as most "
+        "sequences with the target begin, to favour residues in the region that tells most of it, or to infill that "
+        "region of unsteered sequences. A common target costs few draws either way; steering earns its place where the "
+        "target is rare. Counted: distinct complete sequences that have the target."
     )
-    section = Section("What it costs against rejection sampling", text)
+    section = Section("What it costs against the plain ways", text)
     known = best[best["tokens"].notna() & best["tokens_none"].notna()] if len(best) else best
-    if len(known):
-        ways = {"tokens_none": "rejection from the unsteered model", "tokens": "best handle"}
-        data = known[["concept", "label", *ways]].rename(columns=ways)
-        data = data.melt(["concept", "label"], var_name="way", value_name="tokens")
-        caption = "Residues and stops that the model writes for one accepted sequence."
-        section.figures = [Figure("levers-price", "Price", caption, charts.prices(data), data)]
+    if not len(known):
+        return section
+    names = dict(zip(best["concept"], best["label"], strict=True))
+    if len(others):
+        strong = others["what"] + ", " + others["strength"].map("{:g} times".format)
+        others = others.assign(
+            way=others["way"].map(charts.WAYS), what=strong.where(others["strength"].notna(), others["what"])
+        )
+    else:
+        others = known[["concept"]].assign(
+            way=charts.WAYS["rejection"], rate=known["baseline_rate"], tokens=known["tokens_none"]
+        )
+    handles = known.assign(way=charts.HANDLE, what=known["lever"])
+    kept = ["concept", "way", "what", "n", "rate", "rate_low", "rate_high", "valid", "perplexity_ratio", "distinct",
+            "tokens"]  # fmt: skip
+    data = pd.concat([others[others["concept"].isin(names)], handles], ignore_index=True).reindex(columns=kept)
+    data.insert(1, "label", data["concept"].map(names))
+    place = {concept: i for i, concept in enumerate(names)}
+    data = data.sort_values("concept", key=lambda c: c.map(place), kind="stable", ignore_index=True)
+    drawn = data.loc[np.isfinite(data["tokens"]), ["label", "way", "tokens"]]
+    caption = "Residues and stops that the model writes for one accepted sequence."
+    section.figures = [Figure("levers-price", "Price", caption, charts.prices(drawn), data)]
+    shown = columns(
+        "label|target", "way|way", "what|what", "rate|with the target|.1%|of the complete sequences",
+        "valid|complete|.1%",
+        "perplexity_ratio|perplexity ratio|.2f|under the model as it is, to the unsteered sequences'",
+        "distinct|distinct|.0%|of the sequences with the target", "tokens|tokens an accepted one|,.0f",
+    )  # fmt: skip
+    data = data.assign(tokens=data["tokens"].where(np.isfinite(data["tokens"])))
+    section.tables = [Table("Every way, on fresh sequences", shown, data, csv="figures/levers-price.csv")]
     return section
 
 
