@@ -23,10 +23,13 @@ def test_price_counts_tokens_for_each_distinct_accepted_sequence():
 def test_a_logit_bias_moves_the_odds_by_its_own_amount(drawn):
     model, *_ = drawn
     chance = chances(model, torch.zeros(16))[1, model.prefix("H")[-1]]
-    with alternatives.logit_bias(model, {"W": 2.0}) as edit:
+    with alternatives.logit_bias(model, [alternatives.Bias({"W": 2.0})]) as edit:
         written = model.generate(400, seed=3, layer=1, edit=edit, max_residues=1)
     odds = chance / (1 - chance) * np.exp(2.0)
     assert np.mean([w.text[:1] == "W" for w in written]) == pytest.approx(odds / (1 + odds), abs=0.08)
+    with alternatives.logit_bias(model, [alternatives.Bias({"W": 9.0}), alternatives.Bias({"A": 9.0})] * 10) as edit:
+        written = model.generate(20, seed=3, layer=1, edit=edit, max_residues=1)
+    assert [w.text[:1] for w in written] == ["W", "A"] * 10, "each row has its own"
     before = model.generate(5, seed=3, max_residues=5)
     assert [w.text for w in before] == [w.text for w in model.generate(5, seed=3, max_residues=5)]
 
@@ -55,11 +58,12 @@ def compared(iglm_s):
     desk = alternatives.Desk(iglm_s, 1, TARGETS, judge, SETTINGS, WRITING, ["human"], {"FR1": (0, 25)})
     written = iglm_s.generate(64, seed=9, **WRITING)
     texts, ended = [w.text for w in written], np.array([w.ended for w in written])
-    return desk, texts, ended, desk.compare(texts, ended).set_index(["concept", "way"])
+    likelihood = np.array([w.log_likelihood for w in written])
+    return desk, texts, ended, likelihood, desk.compare(texts, ended, likelihood).set_index(["concept", "way"])
 
 
 def test_each_way_is_tried_and_priced(compared):
-    _, texts, ended, table = compared
+    _, texts, ended, _, table = compared
     none = table.loc[("begins", "rejection")]
     has = ended & np.array([text.startswith("QVQ") for text in texts])
     assert none["hits"] == has.sum()
@@ -74,24 +78,25 @@ def test_each_way_is_tried_and_priced(compared):
     assert biased["strength"] in alternatives.STRENGTHS
     assert table.loc[("glycines", "infill"), "n"] == 16
     assert table.loc[("glycines", "infill"), "tokens"] < 70, "the region alone is written"
+    assert 0.3 < table.loc[("begins", "prompt"), "perplexity_ratio"] < 3
     low, rate, high = table[["rate_low", "rate", "rate_high"]].to_numpy().T
     assert ((low <= rate) & (rate <= high)).all()
 
 
 def test_the_same_seed_gives_the_same_figures(compared):
-    desk, texts, ended, table = compared
-    own = dataclasses.replace(desk, settings={**SETTINGS, "alternatives": ["infill"]}).compare(texts, ended)
+    desk, *unsteered, table = compared
+    own = dataclasses.replace(desk, settings={**SETTINGS, "alternatives": ["infill"]}).compare(*unsteered)
     again = own.set_index(["concept", "way"])
     pd.testing.assert_frame_equal(again, table.loc[again.index, again.columns], check_dtype=False)
 
 
 def test_what_nothing_unsteered_has_is_only_counted(compared):
-    desk, texts, ended, _ = compared
+    desk, texts, ended, likelihood, _ = compared
 
     def never(texts):
         return dataclasses.replace(judge(texts), outcome=np.zeros((len(texts), 2)))
 
-    table = dataclasses.replace(desk, judge=never).compare(texts[:8], ended[:8])
+    table = dataclasses.replace(desk, judge=never).compare(texts[:8], ended[:8], likelihood[:8])
     assert table["way"].tolist() == ["rejection"] * 2
     assert np.isinf(table["tokens"]).all()
 

@@ -103,6 +103,17 @@ def test_tables_and_report(run):
     assert not [line for line in page.splitlines() if 'src="http' in line], "self-contained"
 
 
+def test_the_plain_ways_stand_beside_steering(run):
+    table = pd.read_csv(run / "tables/alternatives.csv").set_index(["concept", "way"])
+    for target in ("j-gene=IGHJ4", "v-family=IGHV3"):
+        assert set(table.loc[target].index) >= {"rejection", "prompt", "logit_bias"}
+    given = table.loc[("v-family=IGHV3", "prompt")]
+    assert given["rate"] > table.loc[("v-family=IGHV3", "rejection"), "rate"], "a germline's start decides its family"
+    assert given["tokens"] < table.loc[("v-family=IGHV3", "rejection"), "tokens"]
+    shown = pd.read_csv(run / "report/figures/levers-price.csv")
+    assert {"prompt", "logit bias", "best handle"} <= set(shown["way"])
+
+
 def test_every_rule_left_a_log_and_a_benchmark(run):
     benchmarks = {p.stem.split("-")[0] for p in (run / "benchmarks").iterdir()}
     logs = {p.stem.split("-")[0] for p in (run / "logs").iterdir()}

@@ -28,5 +28,5 @@ with job(snakemake), atomic(snakemake.output[0]) as part:
             params.numbering["species"],
             counts[chains],
         )
-        tables.append(desk.compare(texts, own["ended"].to_numpy(bool)))
+        tables.append(desk.compare(texts, own["ended"].to_numpy(bool), own["log_likelihood"].to_numpy(float)))
     pd.concat(tables).to_csv(part, index=False, float_format="%.6g")

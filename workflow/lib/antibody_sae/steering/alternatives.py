@@ -55,34 +55,63 @@ def price(
     return float((residues.clip(min=0) + 1).sum()) / len(kept) if kept else float("inf")
 
 
-@contextmanager
-def logit_bias(
-    model: AntibodyModel,
-    bias: Mapping[str, float],
-    where: Where = _EVERYWHERE,
-    chains: str = "H",
-    species: str = "human",
-) -> Iterator[Any]:
-    """Within it, generating with the yielded `edit` (at any layer) adds `bias` (residue -> nats) to the logits where
-    `where` acts: the edit leaves the residual stream alone and reads only which tokens were written."""
-    added = torch.zeros(model.vocabulary, device=model.device)
-    for residue, nats in bias.items():
-        if residue not in model.residue_tokens:
-            raise InputError(f"logit bias: {residue!r} is no residue; there are {', '.join(model.residue_tokens)}")
-        added[model.residue_tokens[residue]] = nats
-    before = len(model.prefix(chains, species))
-    acted: list[Tensor] = []
+@dataclass(frozen=True)
+class Bias:
+    """Residues favoured where `where` acts."""
 
-    def edit(hidden: Tensor, tokens: Tensor, *rows: Tensor) -> Tensor:
-        acted.append(where.mask(tokens, before, model.residue_tokens))
+    nats: Mapping[str, float]
+    """Residue -> what is added to its logit."""
+    where: Where = _EVERYWHERE
+
+
+class _Biased:
+    """Biases as an `edit` that leaves the residual stream alone: it reads which tokens were written, for the head."""
+
+    def __init__(self, model: AntibodyModel, biases: Sequence[Bias], before: int) -> None:
+        distinct = list({id(each): each for each in biases}.values())
+        number = {id(each): i for i, each in enumerate(distinct)}
+        self._kind = torch.tensor([number[id(each)] for each in biases], device=model.device)
+        self._added = torch.zeros(len(distinct), model.vocabulary, device=model.device)
+        for i, each in enumerate(distinct):
+            for residue, nats in each.nats.items():
+                if residue not in model.residue_tokens:
+                    raise InputError(
+                        f"logit bias: {residue!r} is no residue; they are {', '.join(model.residue_tokens)}"
+                    )
+                self._added[i, model.residue_tokens[residue]] = nats
+        self._where = [each.where for each in distinct]
+        self._before, self._ids = before, model.residue_tokens
+        self._now: tuple[Tensor, Tensor] | None = None
+
+    def kinds(self, rows: Tensor) -> Tensor:
+        return self._kind[rows] if len(self._kind) > 1 else torch.zeros_like(rows)
+
+    def __call__(self, hidden: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
+        kinds = self.kinds(rows)
+        acted = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
+        for where in dict.fromkeys(map(id, self._where)):
+            mine = torch.tensor([id(each) == where for each in self._where], device=tokens.device)
+            one = self._where[int(mine.nonzero()[0, 0])]
+            acted |= one.mask(tokens, self._before, self._ids) & mine[kinds][:, None]
+        self._now = acted, self._added[kinds]
         return hidden
 
-    def change(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        if not acted:  # a pass without the edit reads what the model itself would have written
+    def change(self, module: Any, inputs: Any, output: Tensor) -> Tensor:
+        """A pass without the edit reads what the model itself would have written."""
+        if self._now is None:
             return output
-        return output + acted.pop()[:, -output.shape[1] :, None] * added
+        (acted, added), self._now = self._now, None
+        return output + acted[:, -output.shape[1] :, None] * added[:, None]
 
-    handle = model.head.register_forward_hook(change)
+
+@contextmanager
+def logit_bias(
+    model: AntibodyModel, biases: Sequence[Bias], chains: str = "H", species: str = "human"
+) -> Iterator[_Biased]:
+    """Within it, generating with the yielded `edit` (at any layer) adds biases to the logits: one for all rows of the
+    call, or one a row."""
+    edit = _Biased(model, biases, len(model.prefix(chains, species)))
+    handle = model.head.register_forward_hook(edit.change)
     try:
         yield edit
     finally:
@@ -118,30 +147,33 @@ class Desk:
     counts: Mapping[str, tuple[int, int]]
     """Residues of the regions, see Where."""
 
-    def compare(self, texts: Sequence[str], ended: np.ndarray) -> pd.DataFrame:
+    def compare(self, texts: Sequence[str], ended: np.ndarray, log_likelihood: np.ndarray) -> pd.DataFrame:
         """One row a target and way of `settings["alternatives"]`, and one of rejection: concept, chains, way, what (the
-        prompt, or the region), strength, n, and `_figures`. texts: unsteered sequences, `ended` [n] by themselves."""
-        judged = self.judge(texts)
-        likelihood = self._likelihood(texts)
-        rows = []
-        spans: dict[str, dict[int, dict[str, Any]]] = {}
-        for j, target in enumerate(self.targets):
-            none = self._figures(texts, ended, judged, j, likelihood)
-            rows.append({"concept": target, "way": "rejection", **none})
+        prompt, or the region), strength, and `_figures`. texts: unsteered sequences; [n] whether they ended by
+        themselves, and their mean log_likelihood (nats a token)."""
+        judged, unsteered = self.judge(texts), _mean(log_likelihood, texts)
+        ways, chains = self.settings["alternatives"], self.writing["chains"]
+        found: dict[tuple[int, str], dict[str, Any]] = {}
+        told: dict[int, tuple[str, dict[str, float]]] = {}
+        for j in range(len(self.targets)):
+            found[j, "rejection"] = {**_figures(texts, ended, judged, j), "perplexity_ratio": 1.0}
             has = judged.valid & ended & (judged.outcome[:, j] > 0)
-            region, bias = telling(texts, judged, has)
-            for way in self.settings["alternatives"] if has.any() else []:
-                found: dict[str, Any] | None = None
-                if way == "prompt":
-                    found = self._prompt(texts, has, j, likelihood)
-                elif region[0] == self.writing["chains"][0] and way == "logit_bias":
-                    found = self._bias(region, bias, j, likelihood)
-                elif region[0] == self.writing["chains"] and can_infill(self.model):
-                    if region not in spans:
-                        spans[region] = self._infill(region, texts, judged, likelihood)
-                    found = spans[region][j]
-                if found is not None:
-                    rows.append({"concept": target, "way": way, **found})
+            if has.any():
+                told[j] = telling(texts, judged, has)
+                if "prompt" in ways:
+                    found[j, "prompt"] = self._prompt(texts, has, j, unsteered)
+        own = {j: (region, bias) for j, (region, bias) in told.items() if region[0] == chains[0]}
+        if "logit_bias" in ways and own:
+            found |= {(j, "logit_bias"): figures for j, figures in self._biases(own, unsteered).items()}
+        if "infill" in ways and len(chains) == 1 and can_infill(self.model):
+            for region in dict.fromkeys(region for region, _ in own.values()):
+                figures = self._infill(region, texts, judged, unsteered)
+                found |= {(j, "infill"): figures[j] for j, (where, _) in own.items() if where == region}
+        order = {way: i for i, way in enumerate(("rejection", *ways))}
+        rows = [
+            {"concept": self.targets[j], "way": way, **found[j, way]}
+            for j, way in sorted(found, key=lambda key: (key[0], order[key[1]]))
+        ]
         table = pd.DataFrame(rows)
         base = table["concept"].map(table[table["way"] == "rejection"].set_index("concept")["hits"])
         whole = table["concept"].map(table[table["way"] == "rejection"].set_index("concept")["n_valid"])
@@ -149,62 +181,58 @@ class Desk:
         table = table.assign(chains=self.writing["chains"], log_odds=odds, log_odds_low=low, log_odds_high=high)
         return table.reindex(columns=[*dict.fromkeys(["concept", "chains", "way", "what", "strength", *table])])
 
-    def _draw(self, name: str, n: int, **options: Any) -> tuple[list[str], np.ndarray]:
+    def _draw(self, name: str, n: int, **options: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """(texts, whether they ended by themselves, log-likelihood of what was written)"""
         seed = [self.settings["seed"], zlib.crc32(name.encode())]
         written = self.model.generate(n, seed=seed, **{**self.writing, **options})
-        return [one.text for one in written], np.array([one.ended for one in written])
+        likelihood = np.array([one.log_likelihood for one in written], float)
+        return [one.text for one in written], np.array([one.ended for one in written]), likelihood
 
-    def _likelihood(self, texts: Sequence[str]) -> float:
-        """Mean log-likelihood (nats a token) under the model as it is, whatever a way gave or added."""
+    def _whole(self, texts: Sequence[str], unsteered: float) -> float:
+        """Perplexity ratio of whole sequences, what was given too."""
         each = sampling.log_likelihoods(self.model, texts, self.writing, self.species)
-        size = np.array([len(text) + 1.0 for text in texts])
-        known = ~np.isnan(each)
-        return float(np.average(each[known], weights=size[known])) if known.any() else float("nan")
-
-    def _figures(
-        self, texts: Sequence[str], ended: np.ndarray, judged: Judged, j: int, unsteered: float,
-        given: int | np.ndarray = 0,
-    ) -> dict[str, Any]:  # fmt: skip
-        """n, n_valid, hits, rate with its interval (of complete sequences), valid, perplexity_ratio, distinct (share of
-        the accepted) and tokens (`price`)."""
-        valid = judged.valid & ended
-        accepted = valid & (judged.outcome[:, j] > 0)
-        hits, n_valid = int(accepted.sum()), int(valid.sum())
-        low, high = wilson(hits, n_valid)
-        kept = {text for text, good in zip(texts, accepted, strict=True) if good}
-        return {
-            "n": len(texts), "n_valid": n_valid, "hits": hits, "rate": hits / n_valid if n_valid else np.nan,
-            "rate_low": float(low), "rate_high": float(high), "valid": n_valid / len(texts),
-            "perplexity_ratio": float(np.exp(unsteered - self._likelihood(texts))),
-            "distinct": len(kept) / hits if hits else np.nan, "tokens": price(texts, accepted, given),
-        }  # fmt: skip
+        return float(np.exp(unsteered - _mean(each, texts)))
 
     def _prompt(self, texts: Sequence[str], has: np.ndarray, j: int, unsteered: float) -> dict[str, Any]:
         """The start that most of the target's sequences have, given."""
         starts = Counter(text[:PROMPTED] for text, good in zip(texts, has, strict=True) if good)
         start = starts.most_common(1)[0][0]
-        found, ended = self._draw(f"{self.targets[j]}/prompt", self.settings["n"], prompt=start)
-        return {"what": start, **self._figures(found, ended, self.judge(found), j, unsteered, len(start))}
+        found, ended, _ = self._draw(f"{self.targets[j]}/prompt", self.settings["n"], prompt=start)
+        figures = _figures(found, ended, self.judge(found), j, len(start))
+        return {"what": start, **figures, "perplexity_ratio": self._whole(found, unsteered)}
 
-    def _bias(self, region: str, bias: Mapping[str, float], j: int, unsteered: float) -> dict[str, Any]:
-        """Residues of a region favoured as the target's sequences have them; the strength is chosen as a push's length
+    def _biases(
+        self, told: Mapping[int, tuple[str, Mapping[str, float]]], unsteered: float
+    ) -> dict[int, dict[str, Any]]:
+        """Residues of a target's region favoured as its sequences have them; the strength is chosen as a push's length
         is (`doses.choose`)."""
-        where, writing = Where(region[2:], counts=self.counts), self.writing
+        where = {region: Where(region[2:], counts=self.counts) for region, _ in told.values()}
 
-        def tried(strength: float, n: int) -> dict[str, Any]:
-            nats = {residue: strength * value for residue, value in bias.items()}
-            with logit_bias(self.model, nats, where, writing["chains"], writing["species"]) as edit:
-                name = f"{self.targets[j]}/{strength}/{n}"
-                found, ended = self._draw(name, n, layer=self.layer, edit=edit)
-            return {"strength": strength, **self._figures(found, ended, self.judge(found), j, unsteered)}
+        def tried(arms: Sequence[tuple[int, float]], n: int) -> list[dict[str, Any]]:
+            biases = [
+                Bias({residue: strength * nats for residue, nats in told[j][1].items()}, where[told[j][0]])
+                for j, strength in arms
+            ]
+            chains, species = self.writing["chains"], self.writing["species"]
+            with logit_bias(self.model, [bias for bias in biases for _ in range(n)], chains, species) as edit:
+                texts, ended, likelihood = self._draw(f"bias/{n}", len(arms) * n, layer=self.layer, edit=edit)
+            judged, out = self.judge(texts), []
+            for i, (j, strength) in enumerate(arms):
+                rows = slice(i * n, (i + 1) * n)
+                ratio = float(np.exp(unsteered - _mean(likelihood[rows], texts[rows])))
+                figures = _figures(texts[rows], ended[rows], judged.of(rows), j)
+                out.append({"what": told[j][0][2:], "strength": strength, **figures, "perplexity_ratio": ratio})
+            return out
 
-        explored = pd.DataFrame([tried(strength, self.settings["explore_n"]) for strength in STRENGTHS])
-        able = wilson(explored["n_valid"], self.settings["explore_n"], DOUBT)[1] >= COMPLETE
-        able &= (explored["perplexity_ratio"] <= self.settings["perplexity_bound"]).to_numpy()
-        gain = np.where(able & explored["rate"].notna(), explored["rate"], -1.0)
-        return {"what": region[2:], **tried(STRENGTHS[int(gain.argmax())], self.settings["n"])}
+        arms = [(j, strength) for j in told for strength in STRENGTHS]
+        table = pd.DataFrame(tried(arms, self.settings["explore_n"]))
+        able = wilson(table["n_valid"], table["n"], DOUBT)[1] >= COMPLETE
+        able &= (table["perplexity_ratio"] <= self.settings["perplexity_bound"]).to_numpy()
+        gain = np.where(able & table["rate"].notna(), table["rate"], -1.0).reshape(len(told), len(STRENGTHS))
+        chosen = [(j, STRENGTHS[int(row.argmax())]) for j, row in zip(told, gain, strict=True)]
+        return dict(zip(told, tried(chosen, self.settings["n"]), strict=True))
 
-    def _infill(self, region: str, texts: Sequence[str], judged: Judged, unsteered: float) -> dict[int, dict[str, Any]]:
+    def _infill(self, region: str, texts: Sequence[str], judged: Judged, unsteered: float) -> list[dict[str, Any]]:
         """A region of PARENTS complete sequences written anew: what that gives of each target."""
         code, writing = SIDED_REGIONS.index(region), self.writing
         made: list[str] = []
@@ -220,11 +248,37 @@ class Desk:
                 made.append(left + one.text + right)
                 ends.append(one.ended)
                 given.append(len(left) + len(right))
-        found, ended = self.judge(made), np.array(ends)
-        each = range(len(self.targets))
-        return {
-            j: {"what": region[2:], **self._figures(made, ended, found, j, unsteered, np.array(given))} for j in each
-        }
+        found, ratio = self.judge(made), self._whole(made, unsteered)
+        return [
+            {
+                "what": region[2:], **_figures(made, np.array(ends), found, j, np.array(given)),
+                "perplexity_ratio": ratio,
+            }
+            for j in range(len(self.targets))
+        ]  # fmt: skip
+
+
+def _mean(log_likelihood: np.ndarray, texts: Sequence[str]) -> float:
+    """Over all tokens; texts without residues have none."""
+    size, known = np.array([len(text) + 1.0 for text in texts]), ~np.isnan(log_likelihood)
+    return float(np.average(log_likelihood[known], weights=size[known])) if known.any() else float("nan")
+
+
+def _figures(
+    texts: Sequence[str], ended: np.ndarray, judged: Judged, j: int, given: int | np.ndarray = 0
+) -> dict[str, Any]:
+    """n, n_valid, hits, rate with its interval (of complete sequences), valid, distinct (share of the accepted) and
+    tokens (`price`)."""
+    valid = judged.valid & ended
+    accepted = valid & (judged.outcome[:, j] > 0)
+    hits, n_valid = int(accepted.sum()), int(valid.sum())
+    low, high = wilson(hits, n_valid)
+    kept = {text for text, good in zip(texts, accepted, strict=True) if good}
+    return {
+        "n": len(texts), "n_valid": n_valid, "hits": hits, "rate": hits / n_valid if n_valid else np.nan,
+        "rate_low": float(low), "rate_high": float(high), "valid": n_valid / len(texts),
+        "distinct": len(kept) / hits if hits else np.nan, "tokens": price(texts, accepted, given),
+    }  # fmt: skip
 
 
 def telling(texts: Sequence[str], judged: Judged, has: np.ndarray) -> tuple[str, dict[str, float]]:
