@@ -28,7 +28,7 @@ ARM = [
 """Columns of steering_by_criterion.csv that are kept."""
 COPIED = (
     "saes", "complexity", "interpretable", "steering_by_criterion", "ablation", "latents_across_seeds",
-    "natural_vs_written", "transfer",
+    "natural_vs_written", "transfer", "alternatives",
 )  # fmt: skip
 HANDLES = "levers-best"
 """Of the report's figures, the best handle on each target."""
@@ -269,11 +269,39 @@ def halves(folder: Path) -> str:
     return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("target"))
 
 
+WAYS = {"rejection": "rejection", "prompt": "prompt", "logit_bias": "logit bias", "infill": "infilling"}
+
+
+def prices(folder: Path) -> tuple[str, list[str]]:
+    """(targets by ways: tokens written for an accepted sequence; targets that steering reaches with the fewest, of the
+    ways that write whole sequences and keep the quality)."""
+    others = pd.read_csv(folder / "alternatives.csv")
+    handles = pd.read_csv(folder / f"{HANDLES}.csv").assign(way="steering")
+    every = pd.concat([others, handles], ignore_index=True)
+    every["good"] = (every["valid"] >= COMPLETE) & (every["perplexity_ratio"] <= PERPLEXITY)
+    titles = {**WAYS, "steering": "steering, best handle"}
+    rows, cheapest = {}, []
+    for concept, mine in every.groupby("concept", sort=False):
+        own = mine.set_index("way")
+        row = {}
+        for way, title in titles.items():
+            row[title] = "–"
+            if way in own.index and np.isfinite(own.at[way, "tokens"]):
+                worse = "" if own.at[way, "good"] else "\\*"
+                row[title] = f"{own.at[way, 'tokens']:,.0f} ({own.at[way, 'rate']:.0%}){worse}"
+        rows[concept] = row
+        whole = own.loc[own["good"] & (own.index != "infill"), "tokens"]
+        if own.at["steering", "good"] and whole.idxmin() == "steering":
+            cheapest.append(handles.set_index("concept").at[concept, "label"])
+    return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")), cheapest
+
+
 def page(study: Path, layers: Path, natural: Path, levers: Path) -> str:
     counts = json.loads((study / "summary.json").read_text())
     arms = pd.read_csv(study / "steering_by_criterion.csv")
     read = json.loads((natural / "summary.json").read_text())["counts"]
     kinds, some, few = by_kind(levers)
+    ways, cheapest = prices(levers)
     written = int(pd.read_csv(levers / "steering_by_criterion.csv")["n"].max())
     asked = len(json.loads((levers / "summary.json").read_text())["targets"])
     return f"""# Findings
@@ -338,6 +366,15 @@ Latents for half of the trained vector's effect, at its length (m_half), where i
 
 {halves(levers)}
 
+What an engineer would do instead: tokens written for one distinct complete sequence with the target, and in brackets
+the share of complete sequences that have it (\\*: fewer than {COMPLETE:.0%} complete, or above {PERPLEXITY:g} times the
+perplexity). A prompt is the ten residues that most sequences with the target begin with; a bias favours residues in the
+region that tells most of the target; infilling lets IgLM write that region of eight unsteered sequences anew, so their
+rest stays ([reading the tables](reading-the-tables.md)). Of the ways that write whole sequences and keep the quality,
+steering is the cheapest for {", ".join(cheapest) or "none"}.
+
+{ways}
+
 ## Natural antibodies
 
 `tests/config/natural.yaml` on {read["antibodies"]:,} human pairs (Jaffe et al. 2022, from OAS), both chains read by
@@ -380,6 +417,11 @@ def readme(study: Path, natural: Path, levers: Path) -> None:
     ]
     if each:
         line += f" A vector that acts only in the region where its target is decided brings {' and '.join(each)}."
+    _, cheapest = prices(levers)
+    line += (
+        " Of rejection, a prompt, a logit bias and steering, each at that quality, steering writes the fewest tokens"
+        f" for an accepted sequence for {', '.join(cheapest) or 'none'}."
+    )
     lines.append(textwrap.fill(line, 120, initial_indent="- ", subsequent_indent="  "))
     there_too = pd.read_csv(natural / "transfer.csv").set_index(["found_in", "sae"]).loc[(natural.name, "topk")]
     read = json.loads((natural / "summary.json").read_text())["counts"]["antibodies"]
