@@ -10,14 +10,15 @@ import pytest
 import torch
 from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.steering import alternatives
+from antibody_sae.steering.price import price
 from antibody_sae.steering.trained import Judged
 from planted import CHAIN, chances
 
 
 def test_price_counts_tokens_for_each_distinct_accepted_sequence():
-    assert alternatives.price(["AC", "AC", "ACD"], [True, True, False]) == 10
-    assert alternatives.price(["AC", "ACD"], [True, True], given=2) == 1.5
-    assert alternatives.price(["AC"], [False]) == np.inf
+    assert price(["AC", "AC", "ACD"], [True, True, False]) == 10
+    assert price(["AC", "ACD"], [True, True], given=2) == 1.5
+    assert price(["AC"], [False]) == np.inf
 
 
 def test_a_logit_bias_moves_the_odds_by_its_own_amount(drawn):
@@ -67,7 +68,7 @@ def test_each_way_is_tried_and_priced(compared):
     none = table.loc[("begins", "rejection")]
     has = ended & np.array([text.startswith("QVQ") for text in texts])
     assert none["hits"] == has.sum()
-    assert none["tokens"] == alternatives.price(texts, has)
+    assert none["tokens"] == price(texts, has)
     assert none["perplexity_ratio"] == pytest.approx(1.0)
     assert np.isnan(table.loc[("begins", "prompt"), "strength"])
     assert table.loc[("begins", "prompt"), "what"].startswith("QVQ")

@@ -14,7 +14,7 @@ from antibody_sae.report.charts.base import Palette
 from antibody_sae.report.run import Run
 from antibody_sae.report.tabs import levers
 from antibody_sae.steering import claims
-from antibody_sae.steering.alternatives import price
+from antibody_sae.steering.price import price
 
 
 @pytest.fixture(scope="module")

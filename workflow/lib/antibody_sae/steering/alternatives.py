@@ -26,6 +26,7 @@ from antibody_sae.io import InputError
 from antibody_sae.significance import log_odds_ratio, wilson
 from antibody_sae.steering import sampling
 from antibody_sae.steering.doses import COMPLETE, DOUBT
+from antibody_sae.steering.price import price
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel
@@ -43,16 +44,6 @@ PARENTS = 8
 """Unsteered sequences of which a region is infilled."""
 LONGEST_SPAN = 45
 """Residues of an infilled region at most."""
-
-
-def price(
-    texts: Sequence[str], accepted: Sequence[bool] | np.ndarray, given: int | Sequence[int] | np.ndarray = 0
-) -> float:
-    """Tokens written (residues and stop; `given` residues are read, not written, of all texts or of each) for each
-    distinct accepted sequence; inf where none was."""
-    kept = {text for text, good in zip(texts, accepted, strict=True) if good}
-    residues = np.array([len(text) for text in texts]) - np.broadcast_to(given, len(texts))
-    return float((residues.clip(min=0) + 1).sum()) / len(kept) if kept else float("inf")
 
 
 @dataclass(frozen=True)

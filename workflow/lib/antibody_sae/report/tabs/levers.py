@@ -13,8 +13,8 @@ from antibody_sae.report.charts import levers as charts
 from antibody_sae.report.charts.base import Figure, Palette
 from antibody_sae.report.page import Pick, Section, Table, columns
 from antibody_sae.report.run import Run, grouped, kind_label, rows, slug
-from antibody_sae.steering.alternatives import price
 from antibody_sae.steering.arms import RANDOM, SPARSE
+from antibody_sae.steering.price import price
 from antibody_sae.steering.sparse import half_size
 
 TITLE = "Levers"
