@@ -133,6 +133,14 @@ def test_a_model_whose_sequences_cannot_be_numbered_gives_no_effect(planted, com
     assert not claims.mapping_table(by)["best_f1_steerable"].any()
 
 
+def test_a_run_that_does_not_ask_for_the_best_f1_has_claims_that_are_not_tested(compared):
+    table = compared["effects"].assign(**ABOUT)
+    by = claims.by_criterion(table)
+    found = claims.claims(by[by["selected_by"] != "f1"], table)
+    assert found["control"]["best_f1"] == 0
+    assert found["control"]["difference"]["mean"] is None
+
+
 def test_of_twelve_explored_sequences_one_may_be_incomplete(compared):
     """Two are too many, whatever the effect."""
     arms = compared["looked"]["controls"]

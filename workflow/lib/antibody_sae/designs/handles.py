@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -116,7 +117,7 @@ def best_latent(effects: pd.DataFrame, concept: str, selected_by: str | None = N
     confirmed = effects[(effects["stage"] == "confirm") & (effects["length"] > 0)]
     rows = confirmed[(confirmed["concept"] == concept) & (confirmed["kind"] == "latent") & confirmed["acceptable"]]
     if selected_by is not None:
-        rows = rows[[selected_by in str(why).split(";") for why in rows["selected_by"]]]
+        rows = rows[np.array([selected_by in str(why).split(";") for why in rows["selected_by"]], bool)]
     rows = rows.sort_values(["steerable", "delta"], ascending=False)
     if rows.empty or rows["delta"].iloc[0] <= 0:
         raise InputError(f"designs: no latent raised {concept} at acceptable quality; name `latents` yourself")

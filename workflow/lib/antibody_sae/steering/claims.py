@@ -157,7 +157,7 @@ def _control(topk: pd.DataFrame) -> dict[str, Any]:
     trained, best = topk[topk["kind"] == TRAINED], topk[topk["selected_by"] == "f1"]
     steers = trained[trained["steerable"]]
     of = set(zip(steers["concept"], steers["layer"], strict=True))
-    best = best[[key in of for key in zip(best["concept"], best["layer"], strict=True)]]
+    best = best[np.array([key in of for key in zip(best["concept"], best["layer"], strict=True)], bool)]
     found = paired(_series(best, "steerable"), _series(steers, "steerable"))
     return {
         "trained": len(trained.drop_duplicates(["concept", "layer"])),

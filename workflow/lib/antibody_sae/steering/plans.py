@@ -166,7 +166,7 @@ def confirm(plan: Plan, doses: pd.DataFrame, settings: SteeringSection) -> Plan:
     found = pairs(table)
     at = found["row"].to_numpy()
     keys = zip(found["concept"], table["kind"].to_numpy()[at], table["length"].to_numpy()[at], strict=True)
-    found = found[[key in wanted for key in keys]]
+    found = found[np.array([key in wanted for key in keys], bool)]
     names = found.groupby("row").agg(
         concept=("concept", ";".join), selected_by=("criterion", lambda c: ";".join(c) if c.notna().all() else None)
     )
