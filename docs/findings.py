@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from antibody_sae.steering.sparse import half_size
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 ARM = [
     "sae", "architecture", "seed", "layer", "concept", "selected_by", "kind", "latent", "f1", "length", "n", "rate",
     "baseline_rate", "delta", "log_odds", "log_odds_low", "log_odds_high", "effect_sd", "p_value", "q_value", "valid",
@@ -358,7 +358,7 @@ in exploration, on {written} fresh sequences:
 Times the odds of the target by kind of lever, at the length that exploration chose (levers of latents: of all
 dictionaries the best, which flatters). **Bold**: at least {ODDS:g} times the odds, at {COMPLETE:.0%} complete sequences
 and at most {PERPLEXITY:g} times the perplexity. Some lever does it for {some} of {asked} targets, one of at most 8
-latents for {few}.
+latents for {few}: the best of many arms and sizes, so less certain than a row of the table above.
 
 {kinds}
 
@@ -408,11 +408,13 @@ def readme(study: Path, natural: Path, levers: Path) -> None:
     arms = pd.read_csv(levers / "steering_by_criterion.csv")
     line = (
         f"*Levers*: {ODDS:g} times the odds, at {COMPLETE:.0%} complete sequences and at most {PERPLEXITY:g} times"
-        f" the perplexity, are within reach of some lever for {some} of {asked} targets, of 8 latents for {few}."
+        f" the perplexity, are within reach of some lever for {some} of {asked} targets, of 8 latents for {few}, the best"
+        " of many arms."
     )
     arms = arms[arms["kind"] == "located"].drop_duplicates("concept")
     each = [
-        f"{arm['concept'].partition('=')[2]} from {arm['baseline_rate']:.0%} to {arm['rate']:.0%}"
+        f"{arm['concept'].partition('=')[2]} from {arm['baseline_rate']:.0%} to {arm['rate']:.0%} ({arm['valid']:.0%}"
+        " complete)"
         for _, arm in arms.iterrows()
     ]
     if each:
