@@ -408,8 +408,8 @@ def readme(study: Path, natural: Path, levers: Path) -> None:
     arms = pd.read_csv(levers / "steering_by_criterion.csv")
     line = (
         f"*Levers*: {ODDS:g} times the odds, at {COMPLETE:.0%} complete sequences and at most {PERPLEXITY:g} times"
-        f" the perplexity, are within reach of some lever for {some} of {asked} targets, of 8 latents for {few}, the best"
-        " of many arms."
+        f" the perplexity, are within reach of some lever for {some} of {asked} targets, of 8 latents for {few}, the"
+        " best of many arms."
     )
     arms = arms[arms["kind"] == "located"].drop_duplicates("concept")
     each = [
