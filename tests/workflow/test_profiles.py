@@ -13,7 +13,8 @@ from harness import ROOT, Run, all_rules, environment, fingerprint
 PROFILES = ROOT / "workflow" / "profiles"
 RULE = re.compile(r"^( *)rule (\w+):\n((?:\1 +.*\n|\s*\n)+)", flags=re.M)
 COMPUTING = {
-    "generate", "harvest", "train_sae", "evaluate_sae", "steer_levers", "steer_generate", "steer_ablation", "design"
+    "generate", "harvest", "train_sae", "evaluate_sae", "steer_levers", "steer_generate", "steer_ablation",
+    "steer_alternatives", "design",
 }  # fmt: skip
 
 
