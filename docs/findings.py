@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from antibody_sae.steering.doses import COMPLETE
 from antibody_sae.steering.sparse import half_size
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,9 +33,9 @@ COPIED = (
 )  # fmt: skip
 HANDLES = "levers-best"
 """Of the report's figures, the best handle on each target."""
-ODDS, COMPLETE, PERPLEXITY = 3.0, 0.95, 1.2
-"""A lever moves a target where it has so many times the odds, so many sequences complete, and so many times the
-perplexity at most."""
+ODDS, PERPLEXITY = 3.0, 1.2
+"""A lever moves a target where it has so many times the odds, COMPLETE sequences, and so many times the perplexity at
+most."""
 KINDS = {
     "latent": "one latent, by rate derivative", "sparse_1": "one latent, nearest", "sparse_8": "8 latents",
     "sparse_32": "32 latents", "rate_derivative": "rate derivative", "trained": "trained vector",
@@ -219,10 +220,14 @@ def handles(folder: Path) -> str:
     return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("target"))
 
 
+def good(arms: pd.DataFrame) -> pd.Series:
+    """Which arms keep the quality; see ODDS."""
+    return (arms["valid"] >= COMPLETE) & (arms["perplexity_ratio"] <= PERPLEXITY)
+
+
 def moved(arms: pd.DataFrame) -> pd.Series:
     """Which arms move their target; see ODDS."""
-    good = (arms["valid"] >= COMPLETE) & (arms["perplexity_ratio"] <= PERPLEXITY)
-    return good & (arms["log_odds"] >= np.log(ODDS))
+    return good(arms) & (arms["log_odds"] >= np.log(ODDS))
 
 
 def by_kind(folder: Path) -> tuple[str, int, int]:
@@ -277,8 +282,7 @@ def prices(folder: Path) -> tuple[str, list[str]]:
     ways that write whole sequences and keep the quality)."""
     others = pd.read_csv(folder / "alternatives.csv")
     handles = pd.read_csv(folder / f"{HANDLES}.csv").assign(way="steering")
-    every = pd.concat([others, handles], ignore_index=True)
-    every["good"] = (every["valid"] >= COMPLETE) & (every["perplexity_ratio"] <= PERPLEXITY)
+    every = pd.concat([others, handles], ignore_index=True).assign(good=good)
     titles = {**WAYS, "steering": "steering, best handle"}
     rows, cheapest = {}, []
     for concept, mine in every.groupby("concept", sort=False):

@@ -26,6 +26,7 @@ from antibody_sae.io import InputError
 from antibody_sae.significance import log_odds_ratio, wilson
 from antibody_sae.steering import sampling
 from antibody_sae.steering.doses import COMPLETE, DOUBT
+from antibody_sae.steering.outcomes import mean_log_likelihood
 from antibody_sae.steering.price import price
 
 if TYPE_CHECKING:
@@ -70,7 +71,11 @@ class _Biased:
                         f"logit bias: {residue!r} is no residue; they are {', '.join(model.residue_tokens)}"
                     )
                 self._added[i, model.residue_tokens[residue]] = nats
-        self._where = [each.where for each in distinct]
+        # which of the biases act where: as in interventions.Edit, told once and not at every token
+        self._masks = [
+            (where, torch.tensor([each.where == where for each in distinct], device=model.device))
+            for where in {id(each.where): each.where for each in distinct}.values()
+        ]
         self._before, self._ids = before, model.residue_tokens
         self._now: tuple[Tensor, Tensor] | None = None
 
@@ -80,10 +85,8 @@ class _Biased:
     def __call__(self, hidden: Tensor, tokens: Tensor, rows: Tensor) -> Tensor:
         kinds = self.kinds(rows)
         acted = torch.zeros(tokens.shape, dtype=torch.bool, device=tokens.device)
-        for where in dict.fromkeys(map(id, self._where)):
-            mine = torch.tensor([id(each) == where for each in self._where], device=tokens.device)
-            one = self._where[int(mine.nonzero()[0, 0])]
-            acted |= one.mask(tokens, self._before, self._ids) & mine[kinds][:, None]
+        for where, mine in self._masks:
+            acted |= where.mask(tokens, self._before, self._ids) & mine[kinds][:, None]
         self._now = acted, self._added[kinds]
         return hidden
 
@@ -142,7 +145,7 @@ class Desk:
         """One row a target and way of `settings["alternatives"]`, and one of rejection: concept, chains, way, what (the
         prompt, or the region), strength, and `_figures`. texts: unsteered sequences; [n] whether they ended by
         themselves, and their mean log_likelihood (nats a token)."""
-        judged, unsteered = self.judge(texts), _mean(log_likelihood, texts)
+        judged, unsteered = self.judge(texts), mean_log_likelihood(texts, log_likelihood)
         ways, chains = self.settings["alternatives"], self.writing["chains"]
         found: dict[tuple[int, str], dict[str, Any]] = {}
         told: dict[int, tuple[str, dict[str, float]]] = {}
@@ -182,7 +185,7 @@ class Desk:
     def _whole(self, texts: Sequence[str], unsteered: float) -> float:
         """Perplexity ratio of whole sequences, what was given too."""
         each = sampling.log_likelihoods(self.model, texts, self.writing, self.species)
-        return float(np.exp(unsteered - _mean(each, texts)))
+        return float(np.exp(unsteered - mean_log_likelihood(texts, each)))
 
     def _prompt(self, texts: Sequence[str], has: np.ndarray, j: int, unsteered: float) -> dict[str, Any]:
         """The start that most of the target's sequences have, given."""
@@ -210,7 +213,7 @@ class Desk:
             judged, out = self.judge(texts), []
             for i, (j, strength) in enumerate(arms):
                 rows = slice(i * n, (i + 1) * n)
-                ratio = float(np.exp(unsteered - _mean(likelihood[rows], texts[rows])))
+                ratio = float(np.exp(unsteered - mean_log_likelihood(texts[rows], likelihood[rows])))
                 figures = _figures(texts[rows], ended[rows], judged.of(rows), j)
                 out.append({"what": told[j][0][2:], "strength": strength, **figures, "perplexity_ratio": ratio})
             return out
@@ -247,12 +250,6 @@ class Desk:
             }
             for j in range(len(self.targets))
         ]  # fmt: skip
-
-
-def _mean(log_likelihood: np.ndarray, texts: Sequence[str]) -> float:
-    """Over all tokens; texts without residues have none."""
-    size, known = np.array([len(text) + 1.0 for text in texts]), ~np.isnan(log_likelihood)
-    return float(np.average(log_likelihood[known], weights=size[known])) if known.any() else float("nan")
 
 
 def _figures(

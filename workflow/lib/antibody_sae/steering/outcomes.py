@@ -38,6 +38,13 @@ def training_sequences(antibodies: pd.DataFrame, splits: pd.DataFrame, chains: s
     return [texts[i * len(texts) // n] for i in range(n)]
 
 
+def mean_log_likelihood(texts: Sequence[str], each: np.ndarray) -> float:
+    """Over all tokens (residues and stop) of texts whose means are `each` [texts]; nan ones, whose texts have no
+    residues, are left out, and where there are no others it is nan."""
+    size, known = np.array([len(text) + 1.0 for text in texts]), ~np.isnan(each)
+    return float(np.average(each[known], weights=size[known])) if known.any() else float("nan")
+
+
 def frequent(labels: Labels) -> list[str]:
     """Antibody-level concepts that between 2 and 98 % of the antibodies have: the side effects that are watched."""
     share = np.bincount(labels.antibody.idx, minlength=len(labels.antibody_names)) / max(1, len(labels.first))

@@ -25,7 +25,7 @@ from antibody_sae.steering import credit as crediting
 from antibody_sae.steering.control_map import control_map, places
 from antibody_sae.steering.credit import Probe
 from antibody_sae.steering.directions import unit
-from antibody_sae.steering.outcomes import label_concepts, number_texts
+from antibody_sae.steering.outcomes import label_concepts, mean_log_likelihood, number_texts
 
 if TYPE_CHECKING:
     from antibody_sae.models.model import AntibodyModel, Encoded
@@ -67,9 +67,7 @@ class Drawn:
 
     def mean_log_likelihood(self, rows: slice = slice(None)) -> float:
         """Over all tokens of some of them."""
-        sizes = np.array([len(text) + 1.0 for text in self.texts[rows]])
-        known = ~np.isnan(self.log_likelihood[rows])  # the model may write nothing at all
-        return float(np.average(self.log_likelihood[rows][known], weights=sizes[known]))
+        return mean_log_likelihood(self.texts[rows], self.log_likelihood[rows])
 
 
 Judge = Callable[[Sequence[str]], Judged]
