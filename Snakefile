@@ -16,6 +16,9 @@ os.environ |= {
     "PYTHONPATH": os.pathsep.join([str(HERE / "workflow" / "lib"), *filter(None, [os.getenv("PYTHONPATH")])]),
     # the kernels are compiled once for all jobs, in a folder that is writable wherever a run is
     "NUMBA_CACHE_DIR": os.getenv("NUMBA_CACHE_DIR") or str(Path(".snakemake", "numba").resolve()),
+    # pages of 2 MB where Linux gives them to who asks (torch, and glibc's malloc): a first touch costs a sixth
+    "THP_MEM_ALLOC_ENABLE": os.getenv("THP_MEM_ALLOC_ENABLE") or "1",
+    "GLIBC_TUNABLES": os.getenv("GLIBC_TUNABLES") or "glibc.malloc.hugetlb=1",
 }
 
 from antibody_sae import config as settings

@@ -84,7 +84,7 @@ def trained_cost(model: models.AntibodyModel, n: int = 64, rounds: int = 2) -> d
 
     handles = [block.register_forward_hook(count) for block in model.blocks]
     start = time.perf_counter()
-    made = bench.train(0, base, 1.0, n, 1, rounds=rounds)
+    made = bench.train(base, {0: base.derivative[0]}, 1.0, n, 1, rounds=rounds)[0]
     took = time.perf_counter() - start
     for handle in handles:
         handle.remove()

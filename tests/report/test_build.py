@@ -102,7 +102,7 @@ def test_the_overview_says_it_at_a_glance(built):
     top = html[html.index("<h1>What was found</h1>") : html.index('<dl class="tiles">')]
     assert "One seed: not a test of the claims." in top
     cards = re.findall(r"<li>(.*?)</li>", top, re.DOTALL)
-    names = ["claim-match", "claim-control", "claim-reliability", "claim-complexity"]
+    names = ["claim-match", "claim-control", "claim-reliability", "claim-complexity", "claim-halves"]
     assert [re.findall(r'data-name="([^"]+)"', card) for card in cards] == [[name] for name in names]
     for card in cards:
         assert card.count('class="verdict ') == 1

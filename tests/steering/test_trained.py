@@ -96,7 +96,8 @@ def test_training_on_the_model_raises_the_rate_and_is_the_same_twice(drawn):
     base = bench.base(200, seed=1)
     assert base.rates[0] == pytest.approx(float(known.start[0]), abs=0.08)
     options = {"rounds": 2, "perplexity_bound": 3.0, "valid_bound": 0.5}  # many do not end in time
-    runs = [bench.train(base, length=2.0, n=60, seed=7, **options)[0] for _ in range(2)]
+    first = {0: base.derivative[0]}
+    runs = [bench.train(base, first, length=2.0, n=60, seed=7, **options)[0] for _ in range(2)]
     torch.testing.assert_close(runs[0].vector, runs[1].vector, atol=0, rtol=0)
     assert runs[0].history.equals(runs[1].history)
     axis = runs[0].vector / runs[0].vector.norm()
@@ -166,10 +167,40 @@ def test_a_layers_levers_and_a_dictionarys_go_to_files_with_their_provenance(dra
         torch.eye(16)[:6], torch.zeros(6), torch.eye(16)[:6], torch.zeros(16), 1.0, 2,
         torch.tensor([0.0, 1, 1, 1, 1, 1]), torch.full((6,), 0.1), {"architecture": "topk"},
     )  # fmt: skip
-    found, chosen = sparse.levers(sae, vectors, bench.targets, [1, 4])
+    settings |= {"lever_sizes": [1, 4], "lever_trained": [1, 3], "lever_signs": "free"}
+    found, chosen = sparse.levers(sae, vectors, bench.targets, settings)
     assert set(found) == {"sparse_1", "sparse_4", "in_span", "out_of_span"}
     assert 0 not in set(chosen["latent"])  # never active in training
     assert float(found["in_span"] @ found["out_of_span"].T) == pytest.approx(0, abs=1e-5)
+    held, latents, steps = sparse.train(bench, base, sae, vectors["trained"], settings, 4.0)
+    assert set(held) == {"trained_sparse_1", "trained_sparse_3"}
+    torch.testing.assert_close(held["trained_sparse_1"], found["sparse_1"])  # one round: the greedy lever
+    assert steps[["concept", "m"]].to_numpy().tolist() == [[bench.targets[0], 1], [bench.targets[0], 3]]
+    assert latents.groupby("m")["latent"].nunique().le([1, 3]).all()
     write_safetensors(found, tmp_path / "l.safetensors", trained.provenance({**model.provenance, "targets": ["a"]}))
     with safe_open(tmp_path / "l.safetensors", "pt") as file:
         assert json.loads(file.metadata()["provenance"])["weights_sha256"] == "0"
+
+
+def test_coefficients_are_trained_under_the_hard_limit_where_the_trained_vector_misleads(drawn):
+    """The vector that the search begins with points past the latent that raises the rate; the derivative finds it."""
+    model, *_ = drawn
+    bench = workbench(model)
+    base = bench.unsteered(200, seed=1)
+    sae = SAE(
+        torch.eye(16)[:6], torch.zeros(6), torch.eye(16)[:6], torch.zeros(16), 1.0, 2, torch.ones(6),
+        torch.full((6,), 0.1), {"architecture": "topk"},
+    )  # fmt: skip
+    astray = torch.zeros(1, 16)
+    astray[0, [0, 3]] = torch.tensor([-0.5, 0.9])
+    settings = {
+        "lever_trained": [1, 2], "lever_signs": "free", "lever_length": 0.5, "lever_rounds": 4, "n": 60, "seed": 1,
+        "perplexity_bound": 9.0,
+    }  # fmt: skip
+    runs = [sparse.train(bench, base, sae, astray, settings, 4.0) for _ in range(2)]
+    (vectors, latents, _), (again, *_) = runs
+    assert all(torch.equal(vectors[kind], again[kind]) for kind in vectors)
+    assert latents.groupby("m").size().le([1, 2]).all()
+    assert float(vectors["trained_sparse_2"][0, 0]) > 0.3  # it began at -0.5
+    _, latents, _ = sparse.train(bench, base, sae, astray, {**settings, "lever_signs": "positive"}, 4.0)
+    assert (latents["weight"] >= 0).all()

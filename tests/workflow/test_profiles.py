@@ -14,7 +14,7 @@ PROFILES = ROOT / "workflow" / "profiles"
 RULE = re.compile(r"^( *)rule (\w+):\n((?:\1 +.*\n|\s*\n)+)", flags=re.M)
 COMPUTING = {
     "generate", "harvest", "train_sae", "evaluate_sae", "steer_levers", "steer_generate", "steer_ablation",
-    "steer_alternatives", "design",
+    "steer_trained_sparse", "steer_alternatives", "design",
 }  # fmt: skip
 
 

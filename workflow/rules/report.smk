@@ -107,7 +107,7 @@ rule report:
             layer=STEERED_LAYERS,
             file=["control_map", "reliability", "training"],
         ),
-        sparse=(every_steered("levers.parquet") if "sparse" in config["steering"]["levers"] else []),
+        sparse=[every_steered(f"{file}.parquet") for file in FEW],
         ablation=f"{OUT}/tables/ablation.csv" if STEERING["ablation"] else [],
         alternatives=(f"{OUT}/tables/alternatives.csv" if STEERING["alternatives"] else []),
         libraries=expand(f"{OUT}/designs/{{design}}/page.json", design=config["designs"]),

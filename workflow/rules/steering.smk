@@ -8,6 +8,7 @@ WRITING = pick("sequences", "chains", "species", "temperature", "top_p", "prompt
 WRITING["complete"] = not GENERATE or config["sequences"]["complete"]
 LABELS = pick("concepts", "bins", "metadata", "position_pairs")
 TARGETS = f"{OUT}/steering/targets.json"
+FEW = ["levers", "trained_levers"][: 1 + bool(STEERING["lever_trained"])] if "sparse" in STEERING["levers"] else []
 UNITS = {layer: [f"{sae}-seed{seed}" for sae in TRAINED[layer] for seed in SEEDS[sae]] for layer in STEERED_LAYERS}
 STEERED = [
     {"sae": sae, "architecture": prefixes.kind_of(SAES[sae]), "seed": seed, "layer": layer}
@@ -145,10 +146,56 @@ rule steer_sparse:
         mem_mb=memory(2000, 5),
         runtime=minutes(30),
     params:
-        steering=pick("steering", "lever_sizes"),
+        steering=pick("steering", "lever_sizes", "lever_signs"),
         code=code("steer_sparse.py"),
     script:
         "../scripts/steer_sparse.py"
+
+
+rule steer_trained_sparse:
+    input:
+        targets=TARGETS,
+        manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
+        sae=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/config.json",
+        weights=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/sae.safetensors",
+        directions=f"{STEER}/levers/directions.safetensors",
+        labels=f"{OUT}/concepts/labels.json",
+        values=f"{OUT}/concepts/labels.safetensors",
+    output:
+        vectors=f"{STEER}/{{sae}}-seed{{seed}}/trained_levers.safetensors",
+        table=f"{STEER}/{{sae}}-seed{{seed}}/trained_levers.parquet",
+        training=f"{STEER}/{{sae}}-seed{{seed}}/trained_levers-history.parquet",
+    log:
+        f"{OUT}/logs/steer_trained_sparse-layer{{layer}}-{{sae}}-seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/steer_trained_sparse-layer{{layer}}-{{sae}}-seed{{seed}}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory(4000, 0),
+        runtime=minutes(120),
+        gpu=0,
+    params:
+        model=config["model"],
+        steering=pick(
+            "steering",
+            "where",
+            "gradient_antibodies",
+            "lever_trained",
+            "lever_signs",
+            "lever_length",
+            "lever_rounds",
+            "perplexity_bound",
+            "n",
+            "seed",
+        ),
+        writing=WRITING,
+        numbering=pick("numbering", "species", "scheme"),
+        concepts=LABELS,
+        code=code("steer_trained_sparse.py"),
+    script:
+        "../scripts/steer_trained_sparse.py"
 
 
 rule steer_plan:
@@ -163,7 +210,7 @@ rule steer_plan:
         scores=f"{OUT}/concepts/{ONE_SAE}/scores.safetensors",
         best=f"{OUT}/concepts/{ONE_SAE}/best.parquet",
         directions=f"{STEER}/controls/directions.safetensors",
-        levers=f"{STEER}/{{sae}}-seed{{seed}}/levers.safetensors" if "sparse" in STEERING["levers"] else [],
+        levers=expand(f"{STEER}/{{sae}}-seed{{seed}}/{{file}}.safetensors", file=FEW, allow_missing=True),
     output:
         plan=f"{STEER}/{{sae}}-seed{{seed}}/explore/plan.parquet",
         vectors=f"{STEER}/{{sae}}-seed{{seed}}/explore/vectors.safetensors",
@@ -468,5 +515,5 @@ rule steer_tables:
 
 rule levers:
     input:
-        every_steered("levers.safetensors") if "sparse" in STEERING["levers"] else [],
+        [every_steered(f"{file}.safetensors") for file in FEW],
         expand(f"{OUT}/steering/layer{{layer}}/levers/directions.safetensors", layer=STEERED_LAYERS),

@@ -5,7 +5,6 @@ from pathlib import Path
 import pandas as pd
 from antibody_sae.activations import Store
 from antibody_sae.concepts import labelling
-from antibody_sae.interventions import parse_where
 from antibody_sae.io import write_json, write_parquet, write_safetensors
 from antibody_sae.jobs import job
 from antibody_sae.models import model as models
@@ -20,16 +19,14 @@ with job(snakemake):
     model = models.load(params.model)
     store = Store(Path(snakemake.input.manifest).parent, {**model.provenance, "layer": layer})
     labels = labelling.load(Path(snakemake.input.labels).parent)
-    panel, sections = targets.panel(labels, list(wanted)), {"numbering": params.numbering, "concepts": params.concepts}
+    sections = {"numbering": params.numbering, "concepts": params.concepts}
     made: dict[str, list] = {"vectors": [], "places": [], "training": [], "reliability": [], "control_map": []}
-    for chains, mine in targets.by_chains(wanted).items():
-        writing = {**params.writing, "chains": chains}
-        counts = targets.typical_counts(labels, panel, chains[0])
-        judge = trained.catalogue_judge(mine, writing, sections)
-        bench = trained.Workbench(model, layer, parse_where(settings["where"], counts), writing, mine, judge)
+    benches = trained.benches(model, layer, wanted, labels, settings["where"], params.writing, sections)
+    for bench, counts in benches:
         base = bench.base(settings["gradient_antibodies"], settings["seed"])
         vectors, history, found = trained.levers(bench, base, settings, typical_length(store), counts)
-        parts = (mine, vectors), found, history, trained.reliability(base, mine), base.control_map
+        reliable = trained.reliability(base, bench.targets)
+        parts = (bench.targets, vectors), found, history, reliable, base.control_map
         for name, part in zip(made, parts, strict=True):
             made[name].append(part)
     about = {**model.provenance, "layer": layer, "targets": list(wanted)}

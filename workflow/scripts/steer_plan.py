@@ -1,5 +1,6 @@
 """Choose an SAE's candidates, on train and validation antibodies only, and plan their exploration."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from antibody_sae.io import read_parquet, read_safetensors, write_parquet, write
 from antibody_sae.jobs import job
 from antibody_sae.models import model as models
 from antibody_sae.sae.model import SAE
-from antibody_sae.steering import candidates, consistency, criteria, directions, output, plans, targets
+from antibody_sae.steering import arms, candidates, consistency, criteria, directions, output, plans, targets
 
 snakemake = globals()["snakemake"]
 
@@ -27,8 +28,8 @@ with job(snakemake):
     known = candidates.gather(sae, store, labels, list(wanted), *tables, pushed)
     chosen = criteria.choose(known, settings["criteria"], settings["candidates"])
     seed, rms = settings["seed"] + int(snakemake.wildcards.seed), directions.typical_length(store)
-    levers = read_safetensors(found.levers) if found.levers else {}
-    levers = {kind: rows for kind, rows in levers.items() if kind.startswith("sparse_")}
+    stored = [(kind, rows) for path in found.levers for kind, rows in read_safetensors(path).items()]
+    levers = {kind: rows for kind, rows in stored if re.fullmatch(arms.SPARSE, kind)}
     plan = plans.explore_sae(sae, known, chosen, levers, wanted, settings, rms, seed)
     latents, middle = plan.table["latent"].dropna().astype(int).tolist(), float(np.median(np.abs(settings["norms"])))
     tested = criteria.tested(known, list(wanted), latents)

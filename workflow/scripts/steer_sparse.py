@@ -16,7 +16,7 @@ with job(snakemake):
     store = Store(Path(snakemake.input.manifest).parent, {"layer": layer})
     sae = SAE.load(Path(snakemake.input.sae).parent, store.provenance())
     known = read_safetensors(snakemake.input.directions)
-    vectors, table = sparse.levers(sae, known, targets, settings["lever_sizes"])
+    vectors, table = sparse.levers(sae, known, targets, settings)
     about = {**store.provenance(), "sae_sha256": sha256_file(snakemake.input.weights), "targets": targets}
     write_safetensors(vectors, snakemake.output.vectors, trained.provenance(about))
     write_parquet(table, snakemake.output.table)

@@ -246,7 +246,9 @@ def steered(config: Config) -> int:
         return many * (lengths * -(-share // many) + fresh)
 
     levers = steering["levers"]
-    kinds = 2 + len(steering["lever_sizes"]) * ("sparse" in levers)  # matched latents, shuffled signs
+    trained_few = steering["lever_trained"] if "sparse" in levers else []
+    few = len(steering["lever_sizes"]) * ("sparse" in levers) + len(trained_few)
+    kinds = 2 + few  # matched latents, shuffled signs
     drawn = lengths * steering["random_n"]
     ablated = targets * steering["ablation"] * 2 * (tries + steering["candidates"] + 1)  # many are but a CDR3 long
     directions = 3 + ("trained" in levers) + ("located" in levers)  # not all targets are decided in one region
@@ -260,6 +262,9 @@ def steered(config: Config) -> int:
     for layer in config["activations"]["layers"]:
         each, there = explored(config, layer), sum(map(len, steered_saes(config, layer).values()))
         sae = targets * (arms(each, tries) + kinds * arms(each)) + parts * arms(each, random, drawn) + ablated
+        if trained_few:
+            sae += targets * len(trained_few) * steering["lever_rounds"] * steering["n"]
+            sae += parts * steering["gradient_antibodies"]
         total += there * sae + controls if there else 0
     return int(total)
 

@@ -198,6 +198,8 @@ class SteeringSection(TypedDict):
     gradient_antibodies: int
     levers: list[str]
     lever_sizes: list[int]
+    lever_trained: list[int]
+    lever_signs: str
     lever_length: float
     lever_rounds: int
     perplexity_bound: float

@@ -78,7 +78,7 @@ def read_levers(found: Any, targets: Sequence[str], provenance: Mapping[str, Any
         hashes["trained"] = sha256_file(path)
     for path in found.sparse:
         stored, name = read_safetensors(path), f"sparse {Path(path).parent.name}"
-        key = max((k for k in stored if k.startswith("sparse_")), key=lambda k: int(k.partition("_")[2]))
+        key = max((k for k in stored if k.startswith("sparse_")), key=lambda k: int(k.removeprefix("sparse_")))
         vectors[name] = {t: row for t, row in zip(targets, stored[key], strict=True) if float(row.norm()) > 0}
         hashes[name] = sha256_file(path)
     about = read_json(found.manifest[0]) if found.manifest else {"scale": float("nan"), "d_model": 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from antibody_sae.config import layers, passages, saes, seeds
 from antibody_sae.io import InputError, read_json, read_parquet
 from antibody_sae.sae.prefixes import ARCHITECTURES
 from antibody_sae.sae.settings import ACTIVATIONS
+from antibody_sae.steering.arms import SPARSE
 
 if TYPE_CHECKING:
     from antibody_sae.sections import Config
@@ -34,7 +36,9 @@ CHAINS = {"H": "heavy chains", "L": "light chains", "HL": "paired antibodies"}
 
 
 def kind_label(kind: str) -> str:
-    """A kind of arm in words: `sparse_8` is sparse 8."""
+    """A kind of arm in words: `sparse_8` is 8 latents."""
+    if few := re.fullmatch(SPARSE, kind):
+        return f"{few[2]} latent{'s' * (few[2] != '1')}{', trained' * bool(few[1])}"
     return CONTROLS.get(kind, kind.replace("_", " "))
 
 

@@ -11,8 +11,8 @@ residual stream, over the sequence in the mean square, negative where it suppres
 pushed (empty: as the configuration says); strength: the same in multiples of the latent's largest activation; norm:
 its length in raw units."""
 RANDOM = ("random_latent", "random_direction")
-SPARSE = r"sparse_(\d+)"
-"""Kinds of the levers of so many latents."""
+SPARSE = r"(trained_)?sparse_(\d+)"
+"""Kinds of the levers of so many latents: nearest to the trained vector, or trained in their coefficients."""
 
 
 def pairs(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,14 +1,15 @@
 """Levers of few latents: how much of a vector's control a dictionary can express.
 
 A lever of m latents is v = sum over at most m latents of a_j d_j, d_j the dictionary's unit directions. Found greedily
-towards a vector (orthogonal matching pursuit; Pati et al. 1993), or trained: `trained.search` with `project` set to the
-nearest lever of m latents, so that each step of the coefficients keeps the hard limit on their number.
+towards a vector (orthogonal matching pursuit; Pati et al. 1993), or trained (`train`): each step of the coefficients
+keeps the hard limit on their number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,10 @@ from torch import Tensor
 
 from antibody_sae.sae.model import SAE
 from antibody_sae.steering.directions import unit
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and what is found greedily needs no model
+    from antibody_sae.sections import SteeringSection
+    from antibody_sae.steering.trained import Unsteered, Workbench
 
 SIZES = (1, 2, 4, 8, 16, 32)
 
@@ -109,16 +114,50 @@ def levers_table(levers: Mapping[str, Mapping[int, Lever]], vectors: Mapping[str
 
 
 def levers(
-    sae: SAE, known: Mapping[str, Tensor], targets: Sequence[str], sizes: Sequence[int]
+    sae: SAE, known: Mapping[str, Tensor], targets: Sequence[str], settings: SteeringSection
 ) -> tuple[dict[str, Tensor], pd.DataFrame]:
     """(kind -> [targets, d_model] of unit directions, `levers_table`): `sparse_<m>` towards the trained vectors, and
     the parts `in_span` and `out_of_span` of the rate derivative. A part that is nothing stays 0."""
-    usable = sae.max_activation > 0
+    usable, sizes = sae.max_activation > 0, settings["lever_sizes"]
     trained, derivative = known["trained"], known["rate_derivative"]
-    found = {t: pursue(sae.directions, trained[j], sizes, usable=usable) for j, t in enumerate(targets)}
+    found = {t: _nearest(sae, trained[j], sizes, settings) for j, t in enumerate(targets)}
     vectors = {f"sparse_{m}": unit(torch.stack([found[t][m].vector for t in targets])) for m in sizes}
     parts = [share_in_span(sae.directions, d, usable) for d in derivative]
     for i, name in enumerate(("in_span", "out_of_span")):
         rows = torch.stack([p[i] for p in parts])
         vectors[name] = unit(rows) * (rows.norm(dim=1, keepdim=True) > 1e-4)
     return vectors, levers_table(found, dict(zip(targets, trained, strict=True)))
+
+
+def train(
+    bench: Workbench, base: Unsteered, sae: SAE, vectors: Tensor, settings: SteeringSection, typical_length: float
+) -> tuple[dict[str, Tensor], pd.DataFrame, pd.DataFrame]:
+    """(kind -> [targets, d_model] of unit directions, `levers_table`, history): `trained_sparse_<m>` of each size m of
+    `lever_trained`, trained in its coefficients from the lever that is nearest to the target's trained vector
+    (`vectors` [targets, d_model]).
+
+    A round draws sequences under the lever and turns the aim towards the derivative there; the lever is the one of m
+    latents nearest to the aim (iterative hard thresholding; Blumensath & Davies 2008, with the pursuit's choice of
+    latents). So it is never worse than the greedy one on the sequences that chose it, and fresh ones must tell.
+    History: concept, m and columns of `TrainedVector`. A target that no round was good enough for keeps the greedy
+    lever.
+    """
+    found, parts, histories = {}, [], []
+    length = settings["lever_length"] * typical_length
+    options = {"rounds": settings["lever_rounds"], "perplexity_bound": settings["perplexity_bound"]}
+    for m in settings["lever_trained"]:
+        made = bench.train(
+            base, dict(enumerate(vectors)), length, settings["n"], settings["seed"], **options,
+            project=lambda aim, m=m: _nearest(sae, aim, [m], settings)[m].vector,
+        )  # fmt: skip
+        own = {t: _nearest(sae, made[j].aim, [m], settings) for j, t in enumerate(bench.targets)}
+        found[f"trained_sparse_{m}"] = unit(torch.stack([own[t][m].vector for t in bench.targets]))
+        parts.append(levers_table(own, dict(zip(bench.targets, vectors, strict=True))))
+        histories += [made[j].history.assign(concept=t, m=m) for j, t in enumerate(bench.targets)]
+    return found, pd.concat(parts, ignore_index=True), pd.concat(histories, ignore_index=True)
+
+
+def _nearest(sae: SAE, vector: Tensor, sizes: Sequence[int], settings: SteeringSection) -> dict[int, Lever]:
+    """`pursue` with the settings' signs, among the latents that were ever active in training."""
+    positive = settings["lever_signs"] == "positive"
+    return pursue(sae.directions, vector, sizes, positive, sae.max_activation > 0)

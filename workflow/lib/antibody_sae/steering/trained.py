@@ -9,7 +9,7 @@ length is held; where a round's sequences are not good enough it is shortened.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -19,17 +19,19 @@ import torch
 from torch import Tensor
 
 from antibody_sae.antibody import SIDED_REGIONS
-from antibody_sae.interventions import Edit, Intervention, Where
+from antibody_sae.interventions import Edit, Intervention, Where, parse_where
 from antibody_sae.models import starts
 from antibody_sae.steering import credit as crediting
+from antibody_sae.steering import targets
 from antibody_sae.steering.control_map import control_map, places
 from antibody_sae.steering.credit import Probe
 from antibody_sae.steering.directions import unit
 from antibody_sae.steering.outcomes import label_concepts, mean_log_likelihood, number_texts
 
 if TYPE_CHECKING:
+    from antibody_sae.concepts.labels import Labels
     from antibody_sae.models.model import AntibodyModel, Encoded
-    from antibody_sae.sections import LabelSections, SteeringSection, Writing
+    from antibody_sae.sections import LabelSections, Span, SteeringSection, Writing
 
 SHORTER = 0.7
 """What the length is multiplied by where a round's sequences are not good enough."""
@@ -93,7 +95,7 @@ def catalogue_judge(targets: Sequence[str], writing: Writing, settings: LabelSec
 
 
 @dataclass(frozen=True)
-class Base:
+class Unsteered:
     """What the model writes without a push: shared by all targets."""
 
     texts: list[str]
@@ -103,12 +105,18 @@ class Base:
     probe: Probe
     credit: list[np.ndarray]
     """A passage: [residues + 1, targets]."""
+    log_likelihood: float
+    """Mean log-likelihood (nats a token)."""
+
+
+@dataclass(frozen=True)
+class Base(Unsteered):
+    """And what moves it."""
+
     terms: Tensor
     """[n, targets, d_model]; their mean over n is the rate derivative."""
     control_map: pd.DataFrame
     """See control_map.control_map."""
-    log_likelihood: float
-    """Mean log-likelihood (nats a token)."""
 
     @property
     def rates(self) -> np.ndarray:
@@ -180,22 +188,28 @@ class Workbench:
                 c[:, j] = slope * exact
         return credit, values, probe
 
-    def base(self, n: int, seed: int) -> Base:
+    def unsteered(self, n: int, seed: int) -> Unsteered:
         """Draw n sequences without a push; the probe of V is fitted on them."""
         drawn = self.draw([], n, seed)
-        passages, region = drawn.passages, drawn.judged.region
-        credit, values, probe = self.credit(drawn.texts, passages, drawn.judged)
-        terms, mapped = control_map(
-            self.model, self.layer, self.where, passages, credit, region, self.targets, self.writing
-        )
-        return Base(
-            drawn.texts, passages, drawn.judged, values, probe, credit, terms, mapped, drawn.mean_log_likelihood()
+        credit, values, probe = self.credit(drawn.texts, drawn.passages, drawn.judged)
+        return Unsteered(
+            drawn.texts, drawn.passages, drawn.judged, values, probe, credit, drawn.mean_log_likelihood()
         )  # fmt: skip
 
+    def base(self, n: int, seed: int) -> Base:
+        """`unsteered`, and the derivatives there."""
+        found = self.unsteered(n, seed)
+        terms, mapped = control_map(
+            self.model, self.layer, self.where, found.passages, found.credit, found.judged.region, self.targets,
+            self.writing,
+        )  # fmt: skip
+        return Base(**vars(found), terms=terms, control_map=mapped)
+
     def train(
-        self, base: Base, length: float, n: int, seed: int, only: Sequence[int] | None = None, **options: Any
+        self, base: Unsteered, first: Mapping[int, Tensor], length: float, n: int, seed: int, **options: Any
     ) -> dict[int, TrainedVector]:
-        """The trained vector of each target, or of those in `only`, n sequences a round; options as `search`'s."""
+        """The trained vector of each target that `first` has a direction [d_model] of, n sequences a round; options as
+        `search`'s."""
         start = (float(base.judged.valid.mean()), base.log_likelihood)
 
         def sample(vectors: Mapping[int, Tensor], number: int) -> dict[int, Round]:
@@ -217,8 +231,21 @@ class Workbench:
                 for j, rows in own.items()
             }  # fmt: skip
 
-        some = range(len(self.targets)) if only is None else only
-        return train(sample, {j: search(base.derivative[j], start, length, **options) for j in some})
+        return train(sample, {j: search(direction, start, length, **options) for j, direction in first.items()})
+
+
+def benches(
+    model: AntibodyModel, layer: int, wanted: Mapping[str, str], labels: Labels, where: str | Span, writing: Writing,
+    settings: LabelSections,
+) -> Iterator[tuple[Workbench, Mapping[str, tuple[int, int]]]]:  # fmt: skip
+    """(workbench, residues of the regions: see Where) for each kind of chains that targets are of; `wanted`: target ->
+    chains, `where`: of section `steering`, `settings` as `catalogue_judge`'s."""
+    panel = targets.panel(labels, list(wanted))
+    for chains, mine in targets.by_chains(wanted).items():
+        own: Writing = {**writing, "chains": chains}
+        counts = targets.typical_counts(labels, panel, chains[0])
+        judge = catalogue_judge(mine, own, settings)
+        yield Workbench(model, layer, parse_where(where, counts), own, mine, judge), counts
 
 
 class Place(TypedDict):
@@ -246,6 +273,8 @@ class TrainedVector:
 
     vector: Tensor
     """[d_model], raw units; 0 where no round was good enough."""
+    aim: Tensor
+    """[d_model], the unit direction that `project` was given for it."""
     history: pd.DataFrame
     """One row a round: round, norm, rate, valid, perplexity_ratio, accepted."""
 
@@ -262,15 +291,15 @@ def search(
 ) -> Generator[Tensor, Round, TrainedVector]:
     """Turn a vector of one length towards the derivative of its target's rate where it is.
 
-    Yields the vector of each round and is sent what fresh sequences under it say. `first`: the derivative at 0, whose
-    direction the first vector has; `baseline`: (valid, log-likelihood) without a vector. A step goes to (1 - mixing) of
-    the present direction and `mixing` of the derivative's; at rest the two are the same, as a maximum at this length
-    demands. `project` takes a direction to the nearest allowed one (latents' levers). A round whose valid share falls
-    below `valid_bound` of the baseline's, or whose perplexity is above `perplexity_bound` times it, shortens the
-    vector. The best accepted round's vector is the result, so its rate is a choice among `rounds`: the rate to report
-    comes from new sequences. Ends early after PATIENCE rounds without a better one.
+    Yields the vector of each round and is sent what fresh sequences under it say. `first`: the first vector's
+    direction, the derivative at 0 where nothing better is known; `baseline`: (valid, log-likelihood) without a vector.
+    A step goes to (1 - mixing) of the present direction and `mixing` of the derivative's; at rest the two are the same,
+    as a maximum at this length demands. `project` takes a direction to the nearest allowed one (latents' levers). A
+    round whose valid share falls below `valid_bound` of the baseline's, or whose perplexity is above `perplexity_bound`
+    times it, shortens the vector. The best accepted round's vector is the result, so its rate is a choice among
+    `rounds`: the rate to report comes from new sequences. Ends early after PATIENCE rounds without a better one.
     """
-    direction = unit(first)
+    direction = aim = unit(first)
     best, found, stale = -np.inf, torch.zeros_like(first), 0
     rows = []
     for number in range(1, rounds + 1):
@@ -282,13 +311,13 @@ def search(
         if not accepted:
             length *= SHORTER
         elif rate > best:
-            best, found, stale = rate, vector, 0
+            best, found, aim, stale = rate, vector, direction, 0
         else:
             stale += 1
             if stale == PATIENCE:
                 break
         direction = unit((1 - mixing) * direction + mixing * unit(derivative))
-    return TrainedVector(found, pd.DataFrame(rows))
+    return TrainedVector(found, aim, pd.DataFrame(rows))
 
 
 def train(
@@ -334,7 +363,8 @@ def levers(
         made = torch.zeros_like(derivative)
         length = settings["lever_length"] * typical_length / share**0.5
         options = {"rounds": settings["lever_rounds"], "perplexity_bound": settings["perplexity_bound"]}
-        for j, one in bench.train(base, length, settings["n"], settings["seed"], only, **options).items():
+        first = {j: base.derivative[j] for j in only}
+        for j, one in bench.train(base, first, length, settings["n"], settings["seed"], **options).items():
             made[j] = unit(one.vector) if one.vector.any() else derivative[j]
             history.append(one.history.assign(concept=bench.targets[j], where=where)[history[0].columns])
         return made

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from antibody_sae.report.charts.base import FAINT, GREY, INK, PAPER, Palette, base_chart, sized
@@ -43,8 +44,9 @@ def handles(table: pd.DataFrame) -> Any:
 
 
 def by_size(table: pd.DataFrame, palette: Palette, whole: pd.DataFrame) -> Any:
-    """Effect against the number of latents, a line an SAE and seed, and the trained vector's as a dashed line at equal
-    length: columns sae, seed, m, log_odds, low, high, stage; `whole`: log_odds, low, high."""
+    """Effect against the number of latents, a line an SAE, seed and way of finding them (dashed: not the first of
+    `found`), and the trained vector's as a dashed line at equal length: columns sae, seed, m, found, log_odds, low,
+    high; `whole`: log_odds, low, high."""
     values = sorted(set(table["m"]))
     x = alt.X(
         "m:Q",
@@ -53,14 +55,17 @@ def by_size(table: pd.DataFrame, palette: Palette, whole: pd.DataFrame) -> Any:
         axis=alt.Axis(values=values, format="d"),
     )
     y = alt.Y("log_odds:Q", title="log odds ratio", axis=alt.Axis(tickCount=6))
-    base = base_chart(table).encode(x=x, color=palette.colour(), detail="seed:N")
+    base = base_chart(table).encode(x=x, color=palette.colour(), detail=["seed:N", "found:N"])
     tip = [
-        "sae:N", "seed:N", "m:Q", alt.Tooltip("log_odds:Q", format="+.2f"), alt.Tooltip("low:Q", format="+.2f"),
-        alt.Tooltip("high:Q", format="+.2f"), "stage:N",
+        "sae:N", "seed:N", "m:Q", "found:N", alt.Tooltip("log_odds:Q", format="+.2f"),
+        alt.Tooltip("low:Q", format="+.2f"), alt.Tooltip("high:Q", format="+.2f"),
     ]  # fmt: skip
+    ways = list(dict.fromkeys(table["found"].sort_values()))
+    dash = alt.StrokeDash("found:N", title=None, scale=alt.Scale(domain=ways, range=[[1, 0], [5, 3]][: len(ways)]))
+    lines = base.mark_line(strokeWidth=1.6)
     layers: list[Any] = [
         base_chart(pd.DataFrame({"y": [0]})).mark_rule(color=GREY, strokeDash=[2, 2]).encode(y=alt.Y("y:Q")),
-        base.mark_line(strokeWidth=1.6).encode(y=y),
+        lines.encode(y=y, strokeDash=dash) if len(ways) > 1 else lines.encode(y=y),
         base.mark_rule(strokeWidth=1.3, opacity=0.6).encode(y=alt.Y("low:Q"), y2="high:Q"),
         base.mark_point(size=60, opacity=1, filled=True).encode(y=y, shape=palette.shape(), tooltip=tip),
     ]
@@ -76,6 +81,37 @@ def by_size(table: pd.DataFrame, palette: Palette, whole: pd.DataFrame) -> Any:
             .encode(y=alt.Y("halved:Q")),
         ]
     return sized(alt.layer(*layers), 250)
+
+
+def halves(table: pd.DataFrame, palette: Palette) -> Any:
+    """m_half, a dot a target and the median as a bar; hollow where it is above the most tried: columns sae, label,
+    m_half (may be inf), most."""
+    beyond = ~np.isfinite(table["m_half"])
+    table = table.assign(
+        at=table["m_half"].where(~beyond, 1.6 * table["most"]), tried=~beyond,
+        said=table["m_half"].map("{:.1f}".format).where(~beyond, "more than " + table["most"].astype(str)),
+    )  # fmt: skip
+    order = [sae for sae in palette.saes if (table["sae"] == sae).any()]
+    top = float(table["most"].max())
+    ticks = [m for m in (1, 2, 4, 8, 16, 32, 64, 128) if m <= top]
+    x = alt.X(
+        "at:Q", title="latents for half of the trained vector's effect",
+        scale=alt.Scale(type="log", base=2, domain=[0.85, 2 * top], nice=False),
+        axis=alt.Axis(values=ticks, format="d"),
+    )  # fmt: skip
+    y = alt.Y("sae:N", sort=order, title=None)
+    colour = alt.Color(
+        "sae:N", scale=alt.Scale(domain=order, range=[palette.of(sae) for sae in order]), legend=None
+    )  # fmt: skip
+    fill = alt.condition("datum.tried", colour, alt.value(PAPER))
+    dots = base_chart(table).mark_point(size=60, opacity=0.75, strokeWidth=1.6)
+    tip = ["sae:N", "label:N", alt.Tooltip("said:N", title="latents")]
+    middle = table.groupby("sae", sort=False)["at"].median().reset_index()
+    bars = base_chart(middle).mark_tick(color=INK, thickness=3, size=24)
+    return sized(
+        dots.encode(x=x, y=y, stroke=colour, fill=fill, tooltip=tip) + bars.encode(x=alt.X("at:Q"), y=y),
+        36 * len(order),
+    )
 
 
 WAYS = {

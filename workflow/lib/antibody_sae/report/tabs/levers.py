@@ -11,7 +11,7 @@ from antibody_sae.antibody import SIDED_REGIONS
 from antibody_sae.concepts.catalogue import concept_label
 from antibody_sae.report.charts import levers as charts
 from antibody_sae.report.charts.base import Figure, Palette
-from antibody_sae.report.page import Pick, Section, Table, columns
+from antibody_sae.report.page import Finding, Pick, Section, Table, columns
 from antibody_sae.report.run import Run, grouped, kind_label, rows, slug
 from antibody_sae.steering.arms import RANDOM, SPARSE
 from antibody_sae.steering.price import price
@@ -19,6 +19,8 @@ from antibody_sae.steering.sparse import half_size
 
 TITLE = "Levers"
 
+NEAREST, TRAINED = "nearest to the trained vector", "trained in its coefficients"
+"""How the latents of a lever of few were found."""
 NOT_LEVERS = (*RANDOM, "none", "matched_latent", "shuffled_sign")
 """Kinds that nobody would use: controls."""
 SURE = 2
@@ -35,8 +37,8 @@ def sections(run: Run, palette: Palette) -> list[Section] | None:
     layer = [Pick("layer", "Layer", [(value, value) for value in layers])] if len(layers) > 1 else []
     target = Pick("target", "Target", [(target, concept_label(target)) for target in run.targets])
     parts = [
-        _best(best),
         _sizes(run, arms, palette, [target, *layer]),
+        _best(best),
         _prices(best, run.csv("alternatives")),
         *_maps(run, target),
         _details(run),
@@ -93,10 +95,7 @@ def best_handles(run: Run, arms: pd.DataFrame) -> pd.DataFrame:
 
 def _name(run: Run, arm: Any) -> str:
     of = f" of {arm.sae}{f', seed {arm.seed}' * run.many_seeds}" if arm.sae else ""
-    many = pd.Series([arm.kind]).str.extract(SPARSE)[0].iloc[0]
     what = f"latent {arm.latent}" if arm.kind == "latent" else kind_label(arm.kind)
-    if isinstance(many, str):
-        what = f"{many} latent{'s' if int(many) > 1 else ''}"
     return f"{what}{of}{f', layer {arm.layer}' * run.many_layers}"
 
 
@@ -160,18 +159,60 @@ def _best(best: pd.DataFrame) -> Section:
     return section
 
 
+def halves(few: pd.DataFrame, whole: pd.DataFrame) -> pd.DataFrame:
+    """m_half of each SAE (mean effect over seeds), target and layer, from `sizes`: columns layer, concept, sae, m_half
+    (inf: above the most that were tried; nan: the trained vector moves nothing), most."""
+    found = []
+    for (layer, concept, sae), own in grouped(few[few["found"] == NEAREST], ["layer", "concept", "sae"]):
+        full = whole[(whole["layer"] == layer) & (whole["concept"] == concept)]
+        moved = len(full) and full["log_odds_low"].iloc[0] > 0
+        means: Any = own.groupby("m")["log_odds"].mean()
+        effect = {int(m): float(value) for m, value in means.items()}
+        half = half_size(effect, full["log_odds"].iloc[0] if moved else np.nan)
+        found.append((layer, concept, sae, half, max(effect)))
+    return pd.DataFrame(found, columns=["layer", "concept", "sae", "m_half", "most"])
+
+
+def usefulness(run: Run, palette: Palette) -> Finding | None:
+    """The dictionaries compared by m_half, for the report's first page; None where no run of levers tells it."""
+    few, whole = sizes(_levers(run))
+    found = halves(few, whole) if len(few) else few
+    if not len(found) or found["m_half"].isna().all():
+        return None
+    found = found[found["m_half"].notna()]
+    said = []
+    for sae in (name for name in palette.saes if (found["sae"] == name).any()):
+        own = found[found["sae"] == sae]
+        said.append(f"{sae} {_half(float(own['m_half'].median()), int(own['most'].max()))}")
+    many = found.drop_duplicates(["layer", "concept"])
+    text = (
+        f"Latents for half of a trained vector's effect, median over {len(many)} targets that it moves: "
+        f"{', '.join(said)}."
+    )
+    rule = (
+        "Fresh sequences at the trained vector's length, of the levers of few latents nearest to it; targets whose "
+        "trained vector has a log odds ratio with its 95 % interval above 0; linear in the logarithm of the number of "
+        "latents between the sizes tried."
+    )
+    data = found.assign(label=found["concept"].map(concept_label))
+    caption = "A dot a target, the bar the median; hollow: more latents than were tried."
+    picture = Figure("claim-halves", "Latents for half of the effect", caption, charts.halves(data, palette), data)
+    return Finding("How few latents of a dictionary control the model", "no claim", "", text, rule, picture)
+
+
 def sizes(arms: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(levers of few latents at the trained vector's length, trained vectors) by target, layer, SAE and seed; of fresh
-    sequences."""
+    sequences. `found`: NEAREST or TRAINED."""
     if not len(arms):
         return arms, arms
     arms = arms[(arms["stage"] == "confirm") & arms["log_odds"].notna()]
-    arms = arms.assign(m=arms["kind"].str.extract(SPARSE)[0].astype(float))
+    kinds = arms["kind"].str.extract(SPARSE)
+    arms = arms.assign(m=kinds[1].astype(float), found=kinds[0].notna().map({True: TRAINED, False: NEAREST}))
     whole = arms[arms["kind"] == "trained"].drop_duplicates(["layer", "concept"])
     few = arms[arms["m"].notna()]
     at = (whole if len(whole) else few.drop_duplicates(["layer", "concept"]))[["layer", "concept", "length"]]
     few = few.merge(at, on=["layer", "concept", "length"])
-    few = few.sort_values(["concept", "sae", "seed", "m"], kind="stable").astype({"m": int})
+    few = few.sort_values(["concept", "sae", "seed", "found", "m"], kind="stable").astype({"m": int})
     return few.reset_index(drop=True), whole.reset_index(drop=True)
 
 
@@ -185,8 +226,8 @@ def _sizes(run: Run, arms: pd.DataFrame, palette: Palette, picks: list[Pick]) ->
     if not len(few):
         return section
     renamed = {"log_odds_low": "low", "log_odds_high": "high"}
-    kept = ["sae", "seed", "layer", "concept", "m", "length", "log_odds", "low", "high", "n"]
-    table = []
+    kept = ["sae", "seed", "layer", "concept", "m", "found", "length", "log_odds", "low", "high", "n"]
+    table, half = [], halves(few, whole)
     for (layer, concept), own in grouped(few.rename(columns=renamed), ["layer", "concept"]):
         name = concept_label(concept)
         full = whole[(whole["layer"] == layer) & (whole["concept"] == concept)].rename(columns=renamed)
@@ -197,16 +238,40 @@ def _sizes(run: Run, arms: pd.DataFrame, palette: Palette, picks: list[Pick]) ->
         section.figures.append(Figure(stem, f"{name}: effect by number of latents", caption, chart, own[kept], pick))
         row = {"label": name, "layer": layer, "length": own["length"].iloc[0]}
         row["trained"] = full["log_odds"].iloc[0] if len(full) else np.nan
-        moved = len(full) and full["low"].iloc[0] > 0
-        for sae, mine in grouped(own, "sae"):
-            means: Any = mine.groupby("m")["log_odds"].mean()
-            effect = {int(m): float(value) for m, value in means.items()}
-            row[sae] = _half(half_size(effect, row["trained"] if moved else np.nan), max(effect))
+        mine = half[(half["layer"] == layer) & (half["concept"] == concept)]
+        row |= {one.sae: _half(one.m_half, one.most) for one in rows(mine)}
         table.append(row)
     shown = columns("label|target", "layer|layer|d", "length|length|.2g", "trained|trained vector, log odds ratio|+.2f")
     shown += columns(*(f"{sae}|m_half, {sae}" for sae in palette.saes if (few["sae"] == sae).any()))
     section.tables = [Table("Latents for half of the trained vector's effect", shown, pd.DataFrame(table))]
+    if (few["found"] == TRAINED).any():
+        section.tables.append(_both(few, whole))
     return section
+
+
+def _both(few: pd.DataFrame, whole: pd.DataFrame) -> Table:
+    """Levers of as many latents, the nearest to the trained vector beside those trained in their coefficients."""
+    key = ["concept", "layer", "sae", "seed", "m", "length"]
+    values = ["log_odds", "log_odds_low", "log_odds_high"]
+    near, trained = (few[few["found"] == found][[*key, *values]] for found in (NEAREST, TRAINED))
+    table = trained.merge(near, on=key, how="left", suffixes=("", "_near"))
+    table = table.merge(
+        whole[["concept", "layer", "log_odds"]], on=["concept", "layer"], how="left", suffixes=("", "_whole")
+    )
+    notes = {
+        f"log_odds{end}_note": [
+            f"{low:+.2f} to {high:+.2f}" if np.isfinite(low) else ""
+            for low, high in zip(table[f"log_odds_low{end}"], table[f"log_odds_high{end}"], strict=True)
+        ]
+        for end in ("", "_near")
+    }
+    shown = columns(
+        "label|target", "layer|layer|d", "sae|SAE", "seed|seed|d", "m|latents|d", "length|length|.2g",
+        "log_odds|trained, log odds ratio|+.2f|95% interval in brackets", "log_odds_near|nearest|+.2f",
+        "log_odds_whole|trained vector|+.2f",
+    )  # fmt: skip
+    table = table.assign(label=table["concept"].map(concept_label), **notes)
+    return Table("Few latents trained in their coefficients", shown, table)
 
 
 def _half(found: float, most: int) -> str | None:
@@ -339,11 +404,15 @@ def _details(run: Run) -> Section:
                         "valid|complete|.1%", "perplexity_ratio|perplexity, times baseline|.2f",
                         "kept|good enough")  # fmt: skip
         section.tables.append(Table("Training of the vectors, round by round", shown, table, folded=True))
-    few = run.of_saes("steering/{}/levers.parquet")
-    if len(few):
-        shown = columns("label|target", "sae|SAE", "layer|layer|d", "seed|seed|d", "m|latents|d", "latent|latent|d",
+    read = [
+        run.of_saes(f"steering/{{}}/{file}.parquet").assign(found=found)
+        for file, found in (("levers", NEAREST), ("trained_levers", TRAINED))
+    ]
+    if few := [part for part in read if len(part)]:
+        shown = columns("label|target", "sae|SAE", "layer|layer|d", "seed|seed|d", "found|found as",
+                        "m|latents|d", "latent|latent|d",
                         "weight|weight|+.3f",
                         "cosine|cosine with the trained vector|.2f|of all the lever's latents together")  # fmt: skip
-        table = few.assign(label=few["concept"].map(concept_label))
+        table = pd.concat(few, ignore_index=True).assign(label=lambda t: t["concept"].map(concept_label))
         section.tables.append(Table("Latents of the levers of few latents", shown, table, folded=True))
     return section

@@ -15,6 +15,7 @@ from antibody_sae.report.costs import costs
 from antibody_sae.report.findings import interval, joined, matched_density, points
 from antibody_sae.report.page import Column, Finding, Section, Table, columns
 from antibody_sae.report.run import CHAINS, Run, grouped, title
+from antibody_sae.report.tabs import levers
 
 
 def described(run: Run, summary: Mapping[str, Any]) -> str:
@@ -57,12 +58,15 @@ MARKS = {"confirmed": "yes", "not confirmed": "no"}
 
 
 def findings(run: Run, summary: Mapping[str, Any], palette: Palette) -> list[Finding]:
-    """The claims at a glance, each with the picture that goes with it where the run has one."""
+    """The claims at a glance, each with the picture that goes with it where the run has one, and how useful the
+    dictionaries are for control."""
     drawn = [_matched(summary, palette), _controlled(run), _compared(run, palette), _complex(run, palette)]
-    return [
+    claims = [
         Finding(f["claim"], f["verdict"], MARKS.get(f["verdict"], ""), f["text"], f["rule"], picture)
         for f, picture in zip(summary["findings"], drawn, strict=True)
     ]
+    useful = levers.usefulness(run, palette)
+    return [*claims, useful] if useful else claims
 
 
 def _matched(summary: Mapping[str, Any], palette: Palette) -> Figure | None:
