@@ -26,8 +26,7 @@ test: .venv/.dev
 	.venv/bin/snakefmt --check Snakefile workflow
 	.venv/bin/mypy
 	.venv/bin/snakemake --lint
-	.venv/bin/pytest -m "not slow" -n $(CORES) --dist worksteal -q tests --ignore tests/workflow
-	.venv/bin/pytest -m "not slow" -q tests/workflow
+	.venv/bin/pytest -m "not slow" -n $(CORES) --dist loadfile -q tests
 
 # The same as on a processor that knows no bfloat16 and no AVX-512, whatever this one knows.
 test-avx2: export ATEN_CPU_CAPABILITY := avx2

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from antibody_sae.steering.arms import SPARSE
 from antibody_sae.steering.doses import COMPLETE
 from antibody_sae.steering.sparse import half_size
 
@@ -38,7 +39,8 @@ ODDS, PERPLEXITY = 3.0, 1.2
 most."""
 KINDS = {
     "latent": "one latent, by rate derivative", "sparse_1": "one latent, nearest", "sparse_8": "8 latents",
-    "sparse_32": "32 latents", "rate_derivative": "rate derivative", "trained": "trained vector",
+    "sparse_32": "32 latents", "trained_sparse_8": "8 latents, trained", "rate_derivative": "rate derivative",
+    "trained": "trained vector",
     "located": "located vector",
 }  # fmt: skip
 MOST = 12
@@ -234,9 +236,9 @@ def by_kind(folder: Path) -> tuple[str, int, int]:
     """(targets by kinds of lever: times the odds; how many targets some lever moves, and how many one of at most 8
     latents)."""
     arms = pd.read_csv(folder / "steering_by_criterion.csv")
-    arms = arms[arms["kind"].isin(KINDS) | arms["kind"].str.startswith("sparse")]
+    arms = arms[arms["kind"].isin(KINDS) | arms["kind"].str.fullmatch(SPARSE)]
     arms = arms[(arms["length"] > 0) & arms["log_odds"].notna()].assign(moved=moved)
-    few = arms["kind"].isin(["latent", "sparse_1", "sparse_2", "sparse_4", "sparse_8"])
+    few = (arms["kind"] == "latent") | (arms["kind"].str.extract(SPARSE)[1].astype(float) <= 8)
     rows = {}
     for concept, mine in arms.groupby("concept", sort=False):
         row = {}
@@ -252,13 +254,15 @@ def by_kind(folder: Path) -> tuple[str, int, int]:
     return table, *(int(arms.loc[arms["moved"] & own, "concept"].nunique()) for own in (True, few))
 
 
-def halves(folder: Path) -> str:
-    """m_half by target and dictionary, at the trained vector's length."""
+def halves(folder: Path) -> tuple[str, str]:
+    """(m_half by target and dictionary, at the trained vector's length; the medians over targets, in words)."""
     arms = pd.read_csv(folder / "steering_by_criterion.csv")
-    rows = {}
+    rows: dict[str, dict[str, str]] = {}
+    found: dict[str, list[float]] = {}
+    most = 0
     for concept, mine in arms.groupby("concept", sort=False):
         whole = mine[mine["kind"] == "trained"].iloc[0]
-        own = mine[mine["kind"].str.startswith("sparse") & np.isclose(mine["length"], whole["length"])]
+        own = mine[mine["kind"].str.startswith("sparse_") & np.isclose(mine["length"], whole["length"])]
         interval = f"[{whole['log_odds_low']:+.2f}, {whole['log_odds_high']:+.2f}]"
         row = {
             "length": f"{whole['length']:.2g}",
@@ -267,11 +271,36 @@ def halves(folder: Path) -> str:
         for sae, arm in own.groupby("sae", sort=False):
             effects = dict(zip(arm["kind"].str.partition("_")[2].astype(int), arm["log_odds"], strict=True))
             half = half_size(effects, whole["log_odds"] if whole["log_odds_low"] > 0 else np.nan)
-            row[f"m_half, {titled(sae)}"] = (
-                "–" if np.isnan(half) else f"{half:.1f}" if np.isfinite(half) else f"over {max(effects)}"
-            )
+            most = max(most, *effects)
+            if not np.isnan(half):
+                found.setdefault(titled(sae), []).append(half)
+            row[f"m_half, {titled(sae)}"] = "–" if np.isnan(half) else _up_to(half, most)
         rows[concept] = row
-    return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("target"))
+    said = ", ".join(f"{sae} {_up_to(float(np.median(values)), most)}" for sae, values in found.items())
+    return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")), said
+
+
+def _up_to(half: float, most: int) -> str:
+    return f"{half:.1f}" if np.isfinite(half) else f"over {most}"
+
+
+def fitted(folder: Path) -> str:
+    """Levers of as many latents at the trained vector's length: nearest to it, and trained in their coefficients."""
+    arms = pd.read_csv(folder / "steering_by_criterion.csv")
+    arms = arms.assign(m=arms["kind"].str.extract(SPARSE)[1].astype(float))
+    rows = {}
+    for concept, mine in arms.groupby("concept", sort=False):
+        length = mine.loc[mine["kind"] == "trained", "length"].iloc[0]
+        own = mine[np.isclose(mine["length"], length)].set_index(["sae", "m"])
+        trained = own[own["kind"].str.startswith("trained_sparse")]
+        near = own[own["kind"].str.startswith("sparse_")]
+        rows[concept] = {
+            f"{titled(sae)}, {m:.0f} latents": f"{near.at[(sae, m), 'log_odds']:+.2f} to {arm['log_odds']:+.2f} "
+            f"[{arm['log_odds_low']:+.2f}, {arm['log_odds_high']:+.2f}]"
+            for (sae, m), arm in trained.iterrows()
+            if (sae, m) in near.index
+        }
+    return markdown(pd.DataFrame.from_dict(rows, orient="index").fillna("–").rename_axis("target"))
 
 
 WAYS = {"rejection": "rejection", "prompt": "prompt", "logit_bias": "logit bias", "infill": "infilling"}
@@ -306,6 +335,7 @@ def page(study: Path, layers: Path, natural: Path, levers: Path) -> str:
     read = json.loads((natural / "summary.json").read_text())["counts"]
     kinds, some, few = by_kind(levers)
     ways, cheapest = prices(levers)
+    half, medians = halves(levers)
     written = int(pd.read_csv(levers / "steering_by_criterion.csv")["n"].max())
     asked = len(json.loads((levers / "summary.json").read_text())["targets"])
     return f"""# Findings
@@ -353,9 +383,9 @@ the dictionaries are and once both are sorted by energy: what sorting gives to a
 
 ## Levers
 
-`tests/config/levers.yaml`, layer 2: what moves each of the default run's targets, how few latents of a dictionary do it
-too, and at which price. One seed, so no test of the claims. The lever of each target that had the highest lower bound
-in exploration, on {written} fresh sequences:
+`tests/config/levers.yaml`, layer 2: what moves each of the default run's targets and a V gene, how few latents of a
+dictionary do it too, and at which price. One seed, so no test of the claims. The lever of each target that had the
+highest lower bound in exploration, on {written} fresh sequences:
 
 {handles(levers)}
 
@@ -366,9 +396,16 @@ latents for {few}: the best of many arms and sizes, so less certain than a row o
 
 {kinds}
 
-Latents for half of the trained vector's effect, at its length (m_half), where it has one:
+Latents for half of the trained vector's effect, at its length (m_half), where it has one; TopK sorted by energy has
+TopK's. Medians over targets: {medians}.
 
-{halves(levers)}
+{half}
+
+The same number of latents, found greedily towards the trained vector and then trained in their coefficients under the
+hard limit on their number: log odds ratio at the trained vector's length, from the one to the other, and the 95 %
+interval of the trained one:
+
+{fitted(levers)}
 
 What an engineer would do instead: tokens written for one distinct complete sequence with the target, and in brackets
 the share of complete sequences that have it (\\*: fewer than {COMPLETE:.0%} complete, or above {PERPLEXITY:g} times the
@@ -413,7 +450,7 @@ def readme(study: Path, natural: Path, levers: Path) -> None:
     line = (
         f"*Levers*: {ODDS:g} times the odds, at {COMPLETE:.0%} complete sequences and at most {PERPLEXITY:g} times"
         f" the perplexity, are within reach of some lever for {some} of {asked} targets, of 8 latents for {few}, the"
-        " best of many arms."
+        f" best of many arms. Latents for half of a trained vector's effect, median over targets: {halves(levers)[1]}."
     )
     arms = arms[arms["kind"] == "located"].drop_duplicates("concept")
     each = [

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,6 +11,20 @@ import pytest
 from stubs import P_IGGEN_TOKENS, p_iggen, train_pair_writer, write_tokenizer
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests keep to one of the processes side by side, and so do all files that look at the quick run: it is
+    made once, while the others go on with what needs no run."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByRun(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "quick" if "quick_run" in (ROOT / file).read_text(encoding="utf-8") else file
+
+    return ByRun(config, log)
 
 
 @pytest.fixture(scope="session")

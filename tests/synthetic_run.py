@@ -51,7 +51,7 @@ def configuration(latents: int = 64, **sections: Any) -> dict[str, Any]:
             "shared": {"latents": latents, "k": 4},
             "train": {"topk": {"architecture": "topk"}, "ordered": {"architecture": "ordered"}},
         },
-        "steering": {"targets": TARGETS},
+        "steering": {"targets": TARGETS, "lever_trained": [max(SIZES)]},
     }
     for name, section in sections.items():
         base[name] = {**base.get(name, {}), **section} if isinstance(section, dict) else section
@@ -363,6 +363,10 @@ def _levers(folder: Path, units: list[str], rng: np.random.Generator) -> None:
             for target in TARGETS for m in SIZES for j in range(m)
         ]  # fmt: skip
         write_parquet(pd.DataFrame(few), folder / unit / "levers.parquet")
+        few = [row | {"latent": row["latent"] + 1} for row in few if row["m"] == max(SIZES)]
+        write_parquet(pd.DataFrame(few), folder / unit / "trained_levers.parquet")
+        steps = pd.DataFrame(rounds).assign(m=max(SIZES))
+        write_parquet(steps, folder / unit / "trained_levers-history.parquet")
 
 
 def _steering(run: Run, rng: np.random.Generator) -> None:
@@ -388,7 +392,8 @@ def _steering(run: Run, rng: np.random.Generator) -> None:
                 rows += [
                     {"kind": kind, "latent": 20, "concept": target} for kind in ("matched_latent", "shuffled_sign")
                 ]
-                rows += [{"kind": f"sparse_{m}", "concept": target} for m in SIZES]
+                few = [f"sparse_{m}" for m in SIZES] + [f"trained_sparse_{max(SIZES)}"]
+                rows += [{"kind": kind, "concept": target} for kind in few]
             explored[unit] = _explored(rows + [{"kind": "random_latent", "latent": 40 + i} for i in range(8)])
             lift[unit] = {("latent", 9): 0.25 if sae.name != "topk" else 0.0, ("sparse_1", -1): 0.1,
                           ("sparse_8", -1): 0.3 if sae.name != "topk" else 0.15}  # fmt: skip

@@ -31,6 +31,10 @@ def test_the_shipped_configurations_are_valid(root, default):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"steering": {"levers": ["latent", "trained"], "lever_trained": [8]}},
+            "steering.lever_trained: trains sparse levers; add sparse to steering.levers",
+        ),
         ({"sterring": {}}, "unknown key 'sterring'; did you mean 'steering'"),
         ({"activations": {"layer": [2]}}, "unknown key 'activations.layer'; did you mean 'layers'"),
         ({"steering": {"strengths": [1.0]}}, "unknown key 'steering.strengths'; gone since 0.2.0, delete it"),

@@ -58,7 +58,7 @@ def test_p_iggen_pairs_and_every_activation_run_the_whole_workflow(root, tmp_pat
                                             "jumprelu": {"activation": "jumprelu"}}},
         "sequences": {"source": "file", "paths": ["pairs.csv"], "chains": "HL", "chunks": 1,
                       "columns": {"heavy": "vh", "light": "vl"}},
-        "steering": {**SMALL["steering"], "targets": ["j-gene=IGHJ4"]},
+        "steering": {**SMALL["steering"], "targets": ["j-gene=IGHJ4"], "lever_trained": [2], "lever_rounds": 1},
     })  # fmt: skip
     chains = pd.read_parquet(out / "numbering" / "chains.parquet")
     good = chains[chains.status == "ok"]
@@ -68,6 +68,7 @@ def test_p_iggen_pairs_and_every_activation_run_the_whole_workflow(root, tmp_pat
     assert "region=H-CDR3" in names, "concepts know the heavy chain"
     assert "region=L-CDR3" in names, "and the light one"
     effects = pd.concat(pd.read_parquet(p) for p in out.glob("steering/layer2/*/effects.parquet"))
+    assert {"sparse_8", "trained_sparse_2"} <= set(effects.kind)
     assert (effects[effects.kind == "none"].n > 0).all(), "random weights write nothing numberable, and that is said"
     kinds = {"ordered": "ordered-batchtopk", "abstopk": "abstopk", "jumprelu": "jumprelu"}
     saes = json.loads((out / "tables" / "summary.json").read_text())["saes"]

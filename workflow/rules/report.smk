@@ -108,6 +108,7 @@ rule report:
             file=["control_map", "reliability", "training"],
         ),
         sparse=[every_steered(f"{file}.parquet") for file in FEW],
+        fitted=every_steered("trained_levers-history.parquet") if STEERING["lever_trained"] else [],
         ablation=f"{OUT}/tables/ablation.csv" if STEERING["ablation"] else [],
         alternatives=(f"{OUT}/tables/alternatives.csv" if STEERING["alternatives"] else []),
         libraries=expand(f"{OUT}/designs/{{design}}/page.json", design=config["designs"]),

@@ -8,7 +8,7 @@ WRITING = pick("sequences", "chains", "species", "temperature", "top_p", "prompt
 WRITING["complete"] = not GENERATE or config["sequences"]["complete"]
 LABELS = pick("concepts", "bins", "metadata", "position_pairs")
 TARGETS = f"{OUT}/steering/targets.json"
-FEW = ["levers", "trained_levers"][: 1 + bool(STEERING["lever_trained"])] if "sparse" in STEERING["levers"] else []
+FEW = ["levers"] * ("sparse" in STEERING["levers"]) + ["trained_levers"] * bool(STEERING["lever_trained"])
 UNITS = {layer: [f"{sae}-seed{seed}" for sae in TRAINED[layer] for seed in SEEDS[sae]] for layer in STEERED_LAYERS}
 STEERED = [
     {"sae": sae, "architecture": prefixes.kind_of(SAES[sae]), "seed": seed, "layer": layer}

@@ -62,7 +62,10 @@ def test_the_best_handle_is_chosen_in_exploration_alone(run):
 def test_sizes_are_compared_at_the_trained_vectors_length(run):
     few, whole = levers.sizes(arms(run))
     assert set(few["m"]) == set(synthetic_run.SIZES)
-    assert len(few) == len(synthetic_run.TARGETS) * 2 * len(synthetic_run.SIZES)
+    assert few["found"].value_counts().to_dict() == {
+        levers.NEAREST: len(synthetic_run.TARGETS) * 2 * len(synthetic_run.SIZES),
+        levers.TRAINED: len(synthetic_run.TARGETS) * 2,
+    }
     length = whole.set_index("concept")["length"]
     assert (few["length"] == few["concept"].map(length)).all()
 
@@ -74,12 +77,31 @@ def test_latents_for_half_of_the_effect(run):
     table.loc[(table["kind"] == "sparse_8") & (table["sae"] == "TopK"), "log_odds"] = 0.6
     table.loc[(table["kind"] == "sparse_8") & (table["sae"] == "Ordered"), "log_odds"] = 1.5
     section = levers._sizes(run, table, Palette(["TopK", "Ordered"]), [])
-    (half,) = section.tables
+    half, both = section.tables
     assert half.data["TopK"].tolist() == ["more than 8"] * 2
     assert half.data["Ordered"].astype(float).tolist() == pytest.approx([8**0.5] * 2, abs=0.05), "midway in log m"
+    _, whole = levers.sizes(table)
+    trained = table[(table["kind"] == "trained_sparse_8") & (table["stage"] == "confirm")]
+    trained = trained[trained["length"] == trained["concept"].map(whole.set_index("concept")["length"])]
+    assert sorted(both.data["log_odds"]) == pytest.approx(sorted(trained["log_odds"]))
+    assert both.data.set_index("sae")["log_odds_near"].to_dict() == {"TopK": 0.6, "Ordered": 1.5}
+    found = levers.halves(*levers.sizes(table)).set_index("sae")["m_half"]
+    assert np.isinf(found["TopK"]).all(), "what was trained in its coefficients does not count"
     table.loc[table["kind"] == "trained", "log_odds_low"] = -0.1
     section = levers._sizes(run, table, Palette(["TopK", "Ordered"]), [])
     assert section.tables[0].data["TopK"].tolist() == [None, None], "there is nothing to halve"
+
+
+def test_the_dictionaries_are_compared_on_the_first_page(run, monkeypatch):
+    table = arms(run)
+    table.loc[table["kind"] == "trained", ["log_odds", "log_odds_low"]] = [2.0, 1.0]
+    table.loc[table["kind"].str.startswith("sparse"), "log_odds"] = 0.6
+    table.loc[(table["kind"] == "sparse_8") & (table["sae"] == "Ordered"), "log_odds"] = 1.5
+    monkeypatch.setattr(levers, "_levers", lambda run: table)
+    card = levers.usefulness(run, Palette(["TopK", "Ordered"]))
+    assert re.search(r"TopK more than 8 \(2\), Ordered [23]\.\d \(2\)\.$", card.text)
+    table["log_odds_low"] = -1.0
+    assert levers.usefulness(run, Palette(["TopK", "Ordered"])) is None, "nothing is moved, so there is no half"
 
 
 def test_the_price_counts_what_was_written(run):
@@ -103,9 +125,10 @@ def test_a_run_without_vectors_or_few_latents(copied, monkeypatch):
     shutil.rmtree(layer / "levers")
     for sae in copied.saes:
         place = copied.folder / "steering" / sae.folder
-        (place / "levers.parquet").unlink()
+        for file in place.glob("*levers*.parquet"):
+            file.unlink()
         table = pd.read_parquet(place / "effects.parquet")
-        gone = table["kind"].eq("trained") | table["kind"].str.startswith("sparse")
+        gone = table["kind"].eq("trained") | table["kind"].str.contains("sparse")
         write_parquet(table[~gone].reset_index(drop=True), place / "effects.parquet")
     html = built(copied, monkeypatch)
     assert "What moves each target" in html
@@ -125,8 +148,8 @@ def test_a_run_whose_rule_found_no_target(copied, monkeypatch):
         file = copied.folder / f"steering/layer2/levers/{name}.parquet"
         write_parquet(pd.read_parquet(file).head(0), file)
     for sae in copied.saes:
-        file = copied.folder / "steering" / sae.folder / "levers.parquet"
-        write_parquet(pd.read_parquet(file).head(0), file)
+        for file in (copied.folder / "steering" / sae.folder).glob("*levers*.parquet"):
+            write_parquet(pd.read_parquet(file).head(0), file)
     every = pd.concat(frames, ignore_index=True)
     criteria = claims.by_criterion(every)
     criteria.to_csv(copied.folder / "tables/steering_by_criterion.csv", index=False)

@@ -134,6 +134,8 @@ def _mistakes(config: Config) -> Iterator[str]:
     yield from species.mistakes(sequences, config["numbering"]["species"], spec.name, spec.species)
     if config["splits"]["validation"] + config["splits"]["test"] >= 1:
         yield "splits: validation and test leave nothing to train on; make them smaller"
+    if config["steering"]["lever_trained"] and "sparse" not in config["steering"]["levers"]:
+        yield "steering.lever_trained: trains sparse levers; add sparse to steering.levers, or leave it out"
     if config["saes"]["shared"].get("load"):
         yield "saes.shared.load: a checkpoint is one SAE; give it as `load` of an entry of saes.train"
     for name, sae in saes(config).items():

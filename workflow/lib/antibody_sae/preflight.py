@@ -246,7 +246,7 @@ def steered(config: Config) -> int:
         return many * (lengths * -(-share // many) + fresh)
 
     levers = steering["levers"]
-    trained_few = steering["lever_trained"] if "sparse" in levers else []
+    trained_few = steering["lever_trained"]
     few = len(steering["lever_sizes"]) * ("sparse" in levers) + len(trained_few)
     kinds = 2 + few  # matched latents, shuffled signs
     drawn = lengths * steering["random_n"]
@@ -262,6 +262,8 @@ def steered(config: Config) -> int:
     for layer in config["activations"]["layers"]:
         each, there = explored(config, layer), sum(map(len, steered_saes(config, layer).values()))
         sae = targets * (arms(each, tries) + kinds * arms(each)) + parts * arms(each, random, drawn) + ablated
+        if "trained" in levers:  # few latents are confirmed at the trained vector's length, too
+            sae += targets * few * steering["n"]
         if trained_few:
             sae += targets * len(trained_few) * steering["lever_rounds"] * steering["n"]
             sae += parts * steering["gradient_antibodies"]

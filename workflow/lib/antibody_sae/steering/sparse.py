@@ -136,11 +136,10 @@ def train(
     `lever_trained`, trained in its coefficients from the lever that is nearest to the target's trained vector
     (`vectors` [targets, d_model]).
 
-    A round draws sequences under the lever and turns the aim towards the derivative there; the lever is the one of m
-    latents nearest to the aim (iterative hard thresholding; Blumensath & Davies 2008, with the pursuit's choice of
-    latents). So it is never worse than the greedy one on the sequences that chose it, and fresh ones must tell.
-    History: concept, m and columns of `TrainedVector`. A target that no round was good enough for keeps the greedy
-    lever.
+    A round draws sequences under the lever, turns it towards the derivative there, and takes the lever of m latents
+    nearest to that (iterative hard thresholding; Blumensath & Davies 2008, with the pursuit's choice of latents). The
+    greedy lever is the first that is tried, so it stays where no round has a better rate or none was good enough.
+    History: concept, m and columns of `TrainedVector`.
     """
     found, parts, histories = {}, [], []
     length = settings["lever_length"] * typical_length

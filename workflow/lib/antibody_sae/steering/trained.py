@@ -294,16 +294,18 @@ def search(
     Yields the vector of each round and is sent what fresh sequences under it say. `first`: the first vector's
     direction, the derivative at 0 where nothing better is known; `baseline`: (valid, log-likelihood) without a vector.
     A step goes to (1 - mixing) of the present direction and `mixing` of the derivative's; at rest the two are the same,
-    as a maximum at this length demands. `project` takes a direction to the nearest allowed one (latents' levers). A
-    round whose valid share falls below `valid_bound` of the baseline's, or whose perplexity is above `perplexity_bound`
-    times it, shortens the vector. The best accepted round's vector is the result, so its rate is a choice among
-    `rounds`: the rate to report comes from new sequences. Ends early after PATIENCE rounds without a better one.
+    as a maximum at this length demands. `project` takes a direction to the nearest allowed one (latents' levers), from
+    which the next step is taken (projected ascent). A round whose valid share falls below `valid_bound` of the
+    baseline's, or whose perplexity is above `perplexity_bound` times it, shortens the vector. The best accepted round's
+    vector is the result, so its rate is a choice among `rounds`: the rate to report comes from new sequences. Ends
+    early after PATIENCE rounds without a better one.
     """
     direction = aim = unit(first)
     best, found, stale = -np.inf, torch.zeros_like(first), 0
     rows = []
     for number in range(1, rounds + 1):
-        vector = length * unit(project(direction))
+        held = unit(project(direction))
+        vector = length * held
         rate, valid, likelihood, derivative = yield vector
         ratio = float(np.exp(baseline[1] - likelihood))
         accepted = valid >= valid_bound * baseline[0] and ratio <= perplexity_bound
@@ -316,7 +318,7 @@ def search(
             stale += 1
             if stale == PATIENCE:
                 break
-        direction = unit((1 - mixing) * direction + mixing * unit(derivative))
+        direction = unit((1 - mixing) * held + mixing * unit(derivative))
     return TrainedVector(found, aim, pd.DataFrame(rows))
 
 

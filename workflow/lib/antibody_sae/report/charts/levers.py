@@ -44,9 +44,9 @@ def handles(table: pd.DataFrame) -> Any:
 
 
 def by_size(table: pd.DataFrame, palette: Palette, whole: pd.DataFrame) -> Any:
-    """Effect against the number of latents, a line an SAE, seed and way of finding them (dashed: not the first of
-    `found`), and the trained vector's as a dashed line at equal length: columns sae, seed, m, found, log_odds, low,
-    high; `whole`: log_odds, low, high."""
+    """Effect against the number of latents, a line an SAE, seed and way of finding them (hollow and dotted: those that
+    are not `plain`), and the trained vector's as a dashed line at equal length: columns sae, seed, m, found, plain,
+    log_odds, low, high; `whole`: log_odds, low, high."""
     values = sorted(set(table["m"]))
     x = alt.X(
         "m:Q",
@@ -60,14 +60,14 @@ def by_size(table: pd.DataFrame, palette: Palette, whole: pd.DataFrame) -> Any:
         "sae:N", "seed:N", "m:Q", "found:N", alt.Tooltip("log_odds:Q", format="+.2f"),
         alt.Tooltip("low:Q", format="+.2f"), alt.Tooltip("high:Q", format="+.2f"),
     ]  # fmt: skip
-    ways = list(dict.fromkeys(table["found"].sort_values()))
-    dash = alt.StrokeDash("found:N", title=None, scale=alt.Scale(domain=ways, range=[[1, 0], [5, 3]][: len(ways)]))
-    lines = base.mark_line(strokeWidth=1.6)
+    dash = alt.StrokeDash("plain:N", scale=alt.Scale(domain=[True, False], range=[[1, 0], [2, 3]]), legend=None)
+    colour = palette.colour()
+    fill = alt.condition("datum.plain", colour, alt.value(PAPER))
     layers: list[Any] = [
         base_chart(pd.DataFrame({"y": [0]})).mark_rule(color=GREY, strokeDash=[2, 2]).encode(y=alt.Y("y:Q")),
-        lines.encode(y=y, strokeDash=dash) if len(ways) > 1 else lines.encode(y=y),
+        base.mark_line(strokeWidth=1.6).encode(y=y, strokeDash=dash),
         base.mark_rule(strokeWidth=1.3, opacity=0.6).encode(y=alt.Y("low:Q"), y2="high:Q"),
-        base.mark_point(size=60, opacity=1, filled=True).encode(y=y, shape=palette.shape(), tooltip=tip),
+        base.mark_point(size=60, opacity=1).encode(y=y, shape=palette.shape(), fill=fill, tooltip=tip),
     ]
     if len(whole):
         line = base_chart(whole.assign(name="trained vector", half="half of it"))
@@ -106,7 +106,8 @@ def halves(table: pd.DataFrame, palette: Palette) -> Any:
     fill = alt.condition("datum.tried", colour, alt.value(PAPER))
     dots = base_chart(table).mark_point(size=60, opacity=0.75, strokeWidth=1.6)
     tip = ["sae:N", "label:N", alt.Tooltip("said:N", title="latents")]
-    middle = table.groupby("sae", sort=False)["at"].median().reset_index()
+    middle = table.groupby("sae", sort=False).agg(at=("m_half", "median"), most=("most", "max")).reset_index()
+    middle["at"] = middle["at"].where(np.isfinite(middle["at"]), 1.6 * middle["most"])
     bars = base_chart(middle).mark_tick(color=INK, thickness=3, size=24)
     return sized(
         dots.encode(x=x, y=y, stroke=colour, fill=fill, tooltip=tip) + bars.encode(x=alt.X("at:Q"), y=y),

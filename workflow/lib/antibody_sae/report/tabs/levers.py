@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -183,12 +184,15 @@ def usefulness(run: Run, palette: Palette) -> Finding | None:
     said = []
     for sae in (name for name in palette.saes if (found["sae"] == name).any()):
         own = found[found["sae"] == sae]
-        said.append(f"{sae} {_half(float(own['m_half'].median()), int(own['most'].max()))}")
-    many = found.drop_duplicates(["layer", "concept"])
+        half = _half(float(own["m_half"].median()), int(own["most"].max()))
+        said.append(f"{sae} {half} ({len(own)})")
+    what = "targets and layers" if run.many_layers else "targets"
     text = (
-        f"Latents for half of a trained vector's effect, median over {len(many)} targets that it moves: "
-        f"{', '.join(said)}."
+        f"Latents for half of a trained vector's effect, median over the {what} that it moves (their number in "
+        f"brackets): {', '.join(said)}."
     )
+    if run.config["steering"]["lever_signs"] == "positive":
+        text += " Latents were only added, never taken away."
     rule = (
         "Fresh sequences at the trained vector's length, of the levers of few latents nearest to it; targets whose "
         "trained vector has a log odds ratio with its 95 % interval above 0; linear in the logarithm of the number of "
@@ -225,8 +229,9 @@ def _sizes(run: Run, arms: pd.DataFrame, palette: Palette, picks: list[Pick]) ->
     few, whole = sizes(arms)
     if not len(few):
         return section
+    few = few.assign(plain=few["found"] == NEAREST)
     renamed = {"log_odds_low": "low", "log_odds_high": "high"}
-    kept = ["sae", "seed", "layer", "concept", "m", "found", "length", "log_odds", "low", "high", "n"]
+    kept = ["sae", "seed", "layer", "concept", "m", "found", "plain", "length", "log_odds", "low", "high", "n"]
     table, half = [], halves(few, whole)
     for (layer, concept), own in grouped(few.rename(columns=renamed), ["layer", "concept"]):
         name = concept_label(concept)
@@ -245,6 +250,7 @@ def _sizes(run: Run, arms: pd.DataFrame, palette: Palette, picks: list[Pick]) ->
     shown += columns(*(f"{sae}|m_half, {sae}" for sae in palette.saes if (few["sae"] == sae).any()))
     section.tables = [Table("Latents for half of the trained vector's effect", shown, pd.DataFrame(table))]
     if (few["found"] == TRAINED).any():
+        section.text += " Hollow: as many latents, trained in their coefficients."
         section.tables.append(_both(few, whole))
     return section
 
@@ -390,6 +396,20 @@ def _heat(
     return Figure(name, title, about, chart, data, pick or {})
 
 
+_OF_SAE = ("sae|SAE", "seed|seed|d", "m|latents|d")
+
+
+def _training(table: pd.DataFrame, title: str, of: Sequence[str] = ()) -> Table:
+    """What each round of a training found; `of`: columns that tell further whose it is."""
+    shown = columns("label|target", "layer|layer|d", *of, "round|round|d", "norm|length|.2f", "rate|rate|.1%",
+                    "valid|complete|.1%", "perplexity_ratio|perplexity, times baseline|.2f",
+                    "kept|good enough")  # fmt: skip
+    table = table.assign(
+        label=table["concept"].map(concept_label), kept=table["accepted"].map({True: "yes", False: "no"})
+    )
+    return Table(title, shown, table, folded=True)
+
+
 def _details(run: Run) -> Section:
     """The training of the vectors and the latents of the few-latent levers, folded."""
     section = Section("Tables")
@@ -397,18 +417,14 @@ def _details(run: Run) -> Section:
     training = [run.table(f"steering/layer{n}/levers/training.parquet").assign(layer=n) for n in layers]
     if any(len(t) for t in training):
         table = pd.concat([t for t in training if len(t)], ignore_index=True)
-        table = table.assign(
-            label=table["concept"].map(concept_label), kept=table["accepted"].map({True: "yes", False: "no"})
-        )
-        shown = columns("label|target", "layer|layer|d", "round|round|d", "norm|length|.2f", "rate|rate|.1%",
-                        "valid|complete|.1%", "perplexity_ratio|perplexity, times baseline|.2f",
-                        "kept|good enough")  # fmt: skip
-        section.tables.append(Table("Training of the vectors, round by round", shown, table, folded=True))
-    read = [
-        run.of_saes(f"steering/{{}}/{file}.parquet").assign(found=found)
-        for file, found in (("levers", NEAREST), ("trained_levers", TRAINED))
-    ]
-    if few := [part for part in read if len(part)]:
+        section.tables.append(_training(table, "Training of the vectors, round by round"))
+    few = [run.of_saes("steering/{}/levers.parquet").assign(found=NEAREST)]
+    if run.config["steering"]["lever_trained"]:
+        few.append(run.of_saes("steering/{}/trained_levers.parquet").assign(found=TRAINED))
+        steps = run.of_saes("steering/{}/trained_levers-history.parquet")
+        if len(steps):
+            section.tables.append(_training(steps, "Training of few latents' coefficients, round by round", _OF_SAE))
+    if few := [part for part in few if len(part)]:
         shown = columns("label|target", "sae|SAE", "layer|layer|d", "seed|seed|d", "found|found as",
                         "m|latents|d", "latent|latent|d",
                         "weight|weight|+.3f",
