@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 from antibody_sae.steering.arms import SPARSE
 from antibody_sae.steering.doses import COMPLETE
 from antibody_sae.steering.sparse import half_size
@@ -284,11 +285,12 @@ def _up_to(half: float, most: int) -> str:
     return f"{half:.1f}" if np.isfinite(half) else f"over {most}"
 
 
-def fitted(folder: Path) -> str:
-    """Levers of as many latents at the trained vector's length: nearest to it, and trained in their coefficients."""
+def fitted(folder: Path) -> tuple[str, str]:
+    """(levers of as many latents at the trained vector's length: nearest to it, and trained in their coefficients; what
+    the training changes, mean over targets with its 95 % interval)."""
     arms = pd.read_csv(folder / "steering_by_criterion.csv")
     arms = arms.assign(m=arms["kind"].str.extract(SPARSE)[1].astype(float))
-    rows = {}
+    rows, gains = {}, []
     for concept, mine in arms.groupby("concept", sort=False):
         length = mine.loc[mine["kind"] == "trained", "length"].iloc[0]
         own = mine[np.isclose(mine["length"], length)].set_index(["sae", "m"])
@@ -300,7 +302,11 @@ def fitted(folder: Path) -> str:
             for (sae, m), arm in trained.iterrows()
             if (sae, m) in near.index
         }
-    return markdown(pd.DataFrame.from_dict(rows, orient="index").fillna("–").rename_axis("target"))
+        gains.append(float((trained["log_odds"] - near["log_odds"]).mean()))
+    mean, error = np.mean(gains), scipy.stats.sem(gains)
+    reach = scipy.stats.t.ppf(0.975, len(gains) - 1) * error
+    table = markdown(pd.DataFrame.from_dict(rows, orient="index").fillna("–").rename_axis("target"))
+    return table, f"{mean:+.2f} [{mean - reach:+.2f}, {mean + reach:+.2f}]"
 
 
 WAYS = {"rejection": "rejection", "prompt": "prompt", "logit_bias": "logit bias", "infill": "infilling"}
@@ -336,6 +342,7 @@ def page(study: Path, layers: Path, natural: Path, levers: Path) -> str:
     kinds, some, few = by_kind(levers)
     ways, cheapest = prices(levers)
     half, medians = halves(levers)
+    both, gain = fitted(levers)
     written = int(pd.read_csv(levers / "steering_by_criterion.csv")["n"].max())
     asked = len(json.loads((levers / "summary.json").read_text())["targets"])
     return f"""# Findings
@@ -403,9 +410,9 @@ TopK's. Medians over targets: {medians}.
 
 The same number of latents, found greedily towards the trained vector and then trained in their coefficients under the
 hard limit on their number: log odds ratio at the trained vector's length, from the one to the other, and the 95 %
-interval of the trained one:
+interval of the trained one. The training changes it by {gain}, mean over targets:
 
-{fitted(levers)}
+{both}
 
 What an engineer would do instead: tokens written for one distinct complete sequence with the target, and in brackets
 the share of complete sequences that have it (\\*: fewer than {COMPLETE:.0%} complete, or above {PERPLEXITY:g} times the

@@ -277,7 +277,7 @@ def _both(few: pd.DataFrame, whole: pd.DataFrame) -> Table:
         "log_odds_whole|trained vector|+.2f",
     )  # fmt: skip
     table = table.assign(label=table["concept"].map(concept_label), **notes)
-    return Table("Few latents trained in their coefficients", shown, table)
+    return Table("Few latents trained in their coefficients", shown, table, folded=True)
 
 
 def _half(found: float, most: int) -> str | None:
