@@ -162,12 +162,13 @@ def test_nearest_latents_are_the_nearest(built):
     ("sections", "steered"),
     [
         ({"saes": {"train": {"topk": {"architecture": "topk"}}}}, False),
-        (
+        pytest.param(
             {
                 "activations": {"layers": [1, 2]},
                 "saes": {"seeds": [0, 1], "train": {n: {"architecture": n} for n in ("topk", "ordered", "matryoshka")}},
             },
             True,
+            marks=pytest.mark.slow,  # twelve SAEs
         ),
         (
             {

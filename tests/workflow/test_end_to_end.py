@@ -63,6 +63,7 @@ def test_both_saes_are_there_and_say_where_they_come_from(run, name):
     assert json.loads((folder / "config.json").read_text())["architecture"] == name
 
 
+@pytest.mark.slow  # it runs a workflow of its own
 def test_a_dictionary_goes_out_and_comes_back(quick_run, run):
     metrics, best = (f"results/quick/{n}" for n in ("saes/layer2/{}/metrics.json", "concepts/layer2/{}/best.parquet"))
     project, _ = quick_run

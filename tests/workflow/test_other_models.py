@@ -68,7 +68,9 @@ def test_p_iggen_pairs_and_every_activation_run_the_whole_workflow(root, tmp_pat
     assert "region=H-CDR3" in names, "concepts know the heavy chain"
     assert "region=L-CDR3" in names, "and the light one"
     effects = pd.concat(pd.read_parquet(p) for p in out.glob("steering/layer2/*/effects.parquet"))
-    assert {"sparse_8", "trained_sparse_2"} <= set(effects.kind)
+    steps = pd.read_parquet(out / "steering" / "layer2" / "ordered-seed0" / "trained_levers-history.parquet")
+    assert steps[["m", "rate"]].to_numpy().tolist() == [[2, 0]], "coefficients are trained, to no avail"
+    assert not effects.kind.str.contains("sparse").any(), "of nothing no lever is made"
     assert (effects[effects.kind == "none"].n > 0).all(), "random weights write nothing numberable, and that is said"
     kinds = {"ordered": "ordered-batchtopk", "abstopk": "abstopk", "jumprelu": "jumprelu"}
     saes = json.loads((out / "tables" / "summary.json").read_text())["saes"]
