@@ -2,7 +2,8 @@
 
 Prints JSON: steered_over_unsteered (additions, another one in every row, as in the evaluation), clamp_over_unsteered
 (delta-clamps, each reading the SAE's code at every step), the rates, and numbered_over_written (sequences numbered over
-sequences written in an evaluation: each distinct one once).
+sequences written in an evaluation: each distinct one once). Both ratios hold the likelihood, which unsteered writing gives
+by the way and steered writing reads on from the block of its push.
 
 `trained_vector`: what one costs: passes over its sequences through the whole model (writing them, reading the
 activations, the derivative, the likelihood), and seconds.
@@ -20,7 +21,7 @@ import torch
 from antibody_sae import hardware
 from antibody_sae.interventions import Edit, Intervention, Where, clamp
 from antibody_sae.models import model as models
-from antibody_sae.numbering import anarci
+from antibody_sae.numbering import anarci, tables
 from antibody_sae.sae.model import SAE
 from antibody_sae.steering import outcomes, trained
 
@@ -48,17 +49,17 @@ def count_numbered(model: models.AntibodyModel) -> float:
     """Chains that the evaluation hands to numbering over rows that it was given, half of which repeat."""
     texts = [g.text for g in model.generate(24, seed=3)] * 2
     seen: list[str] = []
-    number = anarci.number
+    number = tables.number
 
     def counting(chains: Sequence[str], *rest: object) -> list[anarci.Numbered]:
         seen.extend(chains)
         return number(chains, *rest)  # type: ignore[arg-type]
 
-    anarci.number = counting  # type: ignore[assignment]
+    tables.number = counting  # type: ignore[assignment]
     try:
         outcomes.number_texts(texts, WRITING, {"species": ["human"], "scheme": "imgt"})
     finally:
-        anarci.number = number
+        tables.number = number
     assert len(seen) == len(set(texts))
     return len(seen) / len(texts)
 
@@ -67,7 +68,11 @@ def trained_cost(model: models.AntibodyModel, n: int = 64, rounds: int = 2) -> d
     """Of one target, after what all targets share; a round is n sequences."""
     settings = {
         "numbering": {"species": ["human"], "scheme": "imgt"},
-        "concepts": {"bins": {"cdr3_length": [22], "cdr3_charge": [1], "cdr3_hydropathy": [0], "v_identity": [0.9]}},
+        "concepts": {
+            "bins": {"cdr3_length": [22], "cdr3_charge": [1], "cdr3_hydropathy": [0], "v_identity": [0.9]},
+            "metadata": {},
+            "position_pairs": 10,
+        },
     }
     targets = ["cdr3-charge=H:>=1"]
     judge = trained.catalogue_judge(targets, WRITING, settings)
