@@ -2,8 +2,8 @@
 
 Prints JSON: steered_over_unsteered (additions, another one in every row, as in the evaluation), clamp_over_unsteered
 (delta-clamps, each reading the SAE's code at every step), the rates, and numbered_over_written (sequences numbered over
-sequences written in an evaluation: each distinct one once). Both ratios hold the likelihood, which unsteered writing gives
-by the way and steered writing reads on from the block of its push.
+sequences written in an evaluation: each distinct one once). Both ratios hold the likelihood, which unsteered writing
+gives by the way and steered writing reads on from the block of its push.
 
 `trained_vector`: what one costs: passes over its sequences through the whole model (writing them, reading the
 activations, the derivative, the likelihood), and seconds.
