@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import scipy.stats
+from antibody_sae.report.findings import joined
+from antibody_sae.report.tabs import levers as levers_tab
 from antibody_sae.steering.arms import SPARSE
 from antibody_sae.steering.doses import COMPLETE
-from antibody_sae.steering.sparse import half_size
 
 ROOT = Path(__file__).resolve().parents[1]
 ARM = [
@@ -255,58 +256,65 @@ def by_kind(folder: Path) -> tuple[str, int, int]:
     return table, *(int(arms.loc[arms["moved"] & own, "concept"].nunique()) for own in (True, few))
 
 
+def few_latents(folder: Path) -> tuple[list[str], list[str], pd.DataFrame, pd.DataFrame]:
+    """(targets, SAEs, `levers.sizes` of the run)."""
+    arms = pd.read_csv(folder / "steering_by_criterion.csv").assign(stage="confirm")
+    few, whole = levers_tab.sizes(arms)
+    return (
+        list(dict.fromkeys(arms["concept"])),
+        [s for s in dict.fromkeys(arms["sae"]) if s in set(few["sae"])],
+        few,
+        whole,
+    )
+
+
 def halves(folder: Path) -> tuple[str, str]:
     """(m_half by target and dictionary, at the trained vector's length; the medians over targets, in words)."""
-    arms = pd.read_csv(folder / "steering_by_criterion.csv")
-    rows: dict[str, dict[str, str]] = {}
-    found: dict[str, list[float]] = {}
-    most = 0
-    for concept, mine in arms.groupby("concept", sort=False):
-        whole = mine[mine["kind"] == "trained"].iloc[0]
-        own = mine[mine["kind"].str.startswith("sparse_") & np.isclose(mine["length"], whole["length"])]
-        interval = f"[{whole['log_odds_low']:+.2f}, {whole['log_odds_high']:+.2f}]"
-        row = {
-            "length": f"{whole['length']:.2g}",
-            "trained vector, log odds ratio": f"{whole['log_odds']:+.2f} {interval}",
+    concepts, saes, few, whole = few_latents(folder)
+    found = levers_tab.halves(few, whole)
+    most = int(found["most"].max())
+    half = found.pivot(index="concept", columns="sae", values="m_half")
+    vector = whole.set_index("concept")
+    rows = {
+        concept: {
+            "length": f"{vector.at[concept, 'length']:.2g}",
+            "trained vector, log odds ratio": "{log_odds:+.2f} [{log_odds_low:+.2f}, {log_odds_high:+.2f}]".format(
+                **vector.loc[concept]
+            ),
+            **{f"m_half, {titled(sae)}": _up_to(half.at[concept, sae], most) for sae in saes},
         }
-        for sae, arm in own.groupby("sae", sort=False):
-            effects = dict(zip(arm["kind"].str.partition("_")[2].astype(int), arm["log_odds"], strict=True))
-            half = half_size(effects, whole["log_odds"] if whole["log_odds_low"] > 0 else np.nan)
-            most = max(most, *effects)
-            if not np.isnan(half):
-                found.setdefault(titled(sae), []).append(half)
-            row[f"m_half, {titled(sae)}"] = "–" if np.isnan(half) else _up_to(half, most)
-        rows[concept] = row
-    said = ", ".join(f"{sae} {_up_to(float(np.median(values)), most)}" for sae, values in found.items())
+        for concept in concepts
+    }
+    said = ", ".join(f"{titled(sae)} {_up_to(float(half[sae].median()), most)}" for sae in saes)
     return markdown(pd.DataFrame.from_dict(rows, orient="index").rename_axis("target")), said
 
 
 def _up_to(half: float, most: int) -> str:
+    if np.isnan(half):
+        return "–"
     return f"{half:.1f}" if np.isfinite(half) else f"over {most}"
 
 
 def fitted(folder: Path) -> tuple[str, str]:
     """(levers of as many latents at the trained vector's length: nearest to it, and trained in their coefficients; what
     the training changes, mean over targets with its 95 % interval)."""
-    arms = pd.read_csv(folder / "steering_by_criterion.csv")
-    arms = arms.assign(m=arms["kind"].str.extract(SPARSE)[1].astype(float))
-    rows, gains = {}, []
-    for concept, mine in arms.groupby("concept", sort=False):
-        length = mine.loc[mine["kind"] == "trained", "length"].iloc[0]
-        own = mine[np.isclose(mine["length"], length)].set_index(["sae", "m"])
-        trained = own[own["kind"].str.startswith("trained_sparse")]
-        near = own[own["kind"].str.startswith("sparse_")]
-        rows[concept] = {
-            f"{titled(sae)}, {m:.0f} latents": f"{near.at[(sae, m), 'log_odds']:+.2f} to {arm['log_odds']:+.2f} "
-            f"[{arm['log_odds_low']:+.2f}, {arm['log_odds_high']:+.2f}]"
-            for (sae, m), arm in trained.iterrows()
-            if (sae, m) in near.index
-        }
-        gains.append(float((trained["log_odds"] - near["log_odds"]).mean()))
-    mean, error = np.mean(gains), scipy.stats.sem(gains)
-    reach = scipy.stats.t.ppf(0.975, len(gains) - 1) * error
-    table = markdown(pd.DataFrame.from_dict(rows, orient="index").fillna("–").rename_axis("target"))
-    return table, f"{mean:+.2f} [{mean - reach:+.2f}, {mean + reach:+.2f}]"
+    concepts, saes, few, _ = few_latents(folder)
+    table = levers_tab.both(few)
+    table = table.assign(
+        gain=table["log_odds"] - table["log_odds_near"],
+        column=[f"{titled(sae)}, {m} latents" for sae, m in zip(table["sae"], table["m"], strict=True)],
+        said=[
+            f"{arm.log_odds_near:+.2f} to {arm.log_odds:+.2f} [{arm.log_odds_low:+.2f}, {arm.log_odds_high:+.2f}]"
+            for arm in table.itertuples()
+        ],
+    )
+    gains = table.groupby("concept")["gain"].mean().dropna()
+    reach = scipy.stats.t.ppf(0.975, len(gains) - 1) * gains.sem()
+    order = table.sort_values("sae", key=lambda s: s.map(saes.index), kind="stable")["column"].unique()
+    shown = table.pivot(index="concept", columns="column", values="said").loc[concepts, order].fillna("–")
+    return markdown(
+        shown.rename_axis("target")
+    ), f"{gains.mean():+.2f} [{gains.mean() - reach:+.2f}, {gains.mean() + reach:+.2f}]"
 
 
 WAYS = {"rejection": "rejection", "prompt": "prompt", "logit_bias": "logit bias", "infill": "infilling"}
@@ -466,7 +474,7 @@ def readme(study: Path, natural: Path, levers: Path) -> None:
         for _, arm in arms.iterrows()
     ]
     if each:
-        line += f" A vector that acts only in the region where its target is decided brings {' and '.join(each)}."
+        line += f" A vector that acts only in the region where its target is decided brings {joined(each)}."
     _, cheapest = prices(levers)
     line += (
         " Of rejection, a prompt, a logit bias and steering, each at that quality, steering writes the fewest tokens"

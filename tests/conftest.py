@@ -1,6 +1,7 @@
 """Shared fixtures: real IgLM-S, stub checkpoints of shapes that no package ships, one thread a test."""
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     made once, while the others go on with what needs no run."""
     from xdist.scheduler import LoadFileScheduling
 
+    @cache
+    def group(file: str) -> str:
+        return "quick" if "quick_run" in (ROOT / file).read_text(encoding="utf-8") else file
+
     class ByRun(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "quick" if "quick_run" in (ROOT / file).read_text(encoding="utf-8") else file
+            return group(super()._split_scope(nodeid))
 
     return ByRun(config, log)
 

@@ -81,6 +81,15 @@ def test_a_vector_whose_sequences_are_unlikely_is_shortened_and_never_the_result
     assert not hopeless.vector.any()
 
 
+def axes(*active):
+    """A dictionary of the first six axes; active: the latents' largest activations in training, 1 unless given."""
+    largest = torch.tensor(active or [1] * 6).float()
+    return SAE(
+        torch.eye(16)[:6], torch.zeros(6), torch.eye(16)[:6], torch.zeros(16), 1.0, 2, largest,
+        torch.full((6,), 0.1), {"architecture": "topk"},
+    )  # fmt: skip
+
+
 def workbench(model):
     def judge(texts):
         has = np.array([["W" in text[:EARLY]] for text in texts], float)
@@ -163,10 +172,7 @@ def test_a_layers_levers_and_a_dictionarys_go_to_files_with_their_provenance(dra
     assert history["concept"].tolist() == bench.targets
     table = trained.reliability(base, bench.targets)
     assert table["explained"].between(-0.1, 1).all()
-    sae = SAE(
-        torch.eye(16)[:6], torch.zeros(6), torch.eye(16)[:6], torch.zeros(16), 1.0, 2,
-        torch.tensor([0.0, 1, 1, 1, 1, 1]), torch.full((6,), 0.1), {"architecture": "topk"},
-    )  # fmt: skip
+    sae = axes(0, 1, 1, 1, 1, 1)
     settings |= {"lever_sizes": [1, 4], "lever_trained": [1, 3], "lever_signs": "free"}
     found, chosen = sparse.levers(sae, vectors, bench.targets, settings)
     assert set(found) == {"sparse_1", "sparse_4", "in_span", "out_of_span"}
@@ -187,10 +193,7 @@ def test_coefficients_are_trained_under_the_hard_limit_where_the_trained_vector_
     model, *_ = drawn
     bench = workbench(model)
     base = bench.unsteered(200, seed=1)
-    sae = SAE(
-        torch.eye(16)[:6], torch.zeros(6), torch.eye(16)[:6], torch.zeros(16), 1.0, 2, torch.ones(6),
-        torch.full((6,), 0.1), {"architecture": "topk"},
-    )  # fmt: skip
+    sae = axes()
     astray = torch.zeros(1, 16)
     astray[0, [0, 3]] = torch.tensor([-0.5, 0.9])
     settings = {
@@ -205,10 +208,7 @@ def test_coefficients_are_trained_under_the_hard_limit_where_the_trained_vector_
 
 
 def test_positive_levers_only_add_latents():
-    sae = SAE(
-        torch.eye(16)[:6], torch.zeros(6), torch.eye(16)[:6], torch.zeros(16), 1.0, 2, torch.ones(6),
-        torch.full((6,), 0.1), {"architecture": "topk"},
-    )  # fmt: skip
+    sae = axes()
     vectors = torch.zeros(2, 16)
     vectors[0, [0, 3]] = torch.tensor([-0.9, 0.5])
     vectors[1, 0] = -1.0

@@ -129,8 +129,8 @@ rule steer_sparse:
     input:
         targets=TARGETS,
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
-        sae=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/config.json",
-        weights=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/sae.safetensors",
+        sae=f"{OUT}/saes/{ONE_SAE}/config.json",
+        weights=f"{OUT}/saes/{ONE_SAE}/sae.safetensors",
         directions=f"{STEER}/levers/directions.safetensors",
     output:
         vectors=f"{STEER}/{{sae}}-seed{{seed}}/levers.safetensors",
@@ -156,8 +156,8 @@ rule steer_trained_sparse:
     input:
         targets=TARGETS,
         manifest=f"{OUT}/activations/layer{{layer}}/manifest.json",
-        sae=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/config.json",
-        weights=f"{OUT}/saes/layer{{layer}}/{{sae}}-seed{{seed}}/sae.safetensors",
+        sae=f"{OUT}/saes/{ONE_SAE}/config.json",
+        weights=f"{OUT}/saes/{ONE_SAE}/sae.safetensors",
         directions=f"{STEER}/levers/directions.safetensors",
         labels=f"{OUT}/concepts/labels.json",
         values=f"{OUT}/concepts/labels.safetensors",

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pandas as pd
-import torch
 from antibody_sae.activations import Store
 from antibody_sae.concepts import labelling
 from antibody_sae.io import read_safetensors, sha256_file, write_parquet, write_safetensors
@@ -26,7 +25,7 @@ with job(snakemake):
     made: dict[str, list] = {"vectors": [], "table": [], "training": []}
     benches = trained.benches(model, layer, wanted, labels, settings["where"], params.writing, sections)
     for bench, _ in benches:
-        aims = torch.stack([vectors[list(wanted).index(t)] for t in bench.targets])
+        aims = vectors[[list(wanted).index(t) for t in bench.targets]]
         base = bench.unsteered(settings["gradient_antibodies"], settings["seed"])
         levers, *tables = sparse.train(bench, base, sae, aims, settings, typical_length(store))
         for name, part in zip(made, ((bench.targets, levers), *tables), strict=True):

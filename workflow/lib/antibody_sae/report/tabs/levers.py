@@ -251,17 +251,21 @@ def _sizes(run: Run, arms: pd.DataFrame, palette: Palette, picks: list[Pick]) ->
     section.tables = [Table("Latents for half of the trained vector's effect", shown, pd.DataFrame(table))]
     if (few["found"] == TRAINED).any():
         section.text += " Hollow: as many latents, trained in their coefficients."
-        section.tables.append(_both(few, whole))
+        section.tables.append(_fitted(few, whole))
     return section
 
 
-def _both(few: pd.DataFrame, whole: pd.DataFrame) -> Table:
-    """Levers of as many latents, the nearest to the trained vector beside those trained in their coefficients."""
+def both(few: pd.DataFrame) -> pd.DataFrame:
+    """Levers trained in their coefficients, from `sizes`, and beside them (`_near`) as many latents nearest to the
+    trained vector: columns concept, layer, sae, seed, m, length, and log_odds with its bounds of each."""
     key = ["concept", "layer", "sae", "seed", "m", "length"]
     values = ["log_odds", "log_odds_low", "log_odds_high"]
     near, trained = (few[few["found"] == found][[*key, *values]] for found in (NEAREST, TRAINED))
-    table = trained.merge(near, on=key, how="left", suffixes=("", "_near"))
-    table = table.merge(
+    return trained.merge(near, on=key, how="left", suffixes=("", "_near"))
+
+
+def _fitted(few: pd.DataFrame, whole: pd.DataFrame) -> Table:
+    table = both(few).merge(
         whole[["concept", "layer", "log_odds"]], on=["concept", "layer"], how="left", suffixes=("", "_whole")
     )
     notes = {
