@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -53,17 +54,19 @@ def lacking(path: str | Path, lost: Iterable[str], names: Iterable[str]) -> Inpu
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success fsync and rename it there, on failure remove it.
+    """Yield the path of a new, empty file in a temporary folder beside `path`; on success fsync and rename it there.
 
     A reader therefore sees the old file, the new file or none, never a part of one (also after kill -9 or a
-    full disk: the rename comes last).
+    full disk: the rename comes last). What the writer leaves beside its file (safetensors renames one of its own) goes
+    with the folder, by whichever way the writing ends.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    part = Path(name)
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    handle, part = os.open(folder, os.O_RDONLY), folder / "part"
     try:
+        part.touch()
         with suppress(OSError):  # a file system without locks: leftovers of killed jobs stay there
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield part
@@ -71,7 +74,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        os.chmod(part, 0o666 & ~umask)  # safetensors makes files that only their owner can read
         os.replace(part, path)
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}:
@@ -80,16 +83,20 @@ def atomic(path: str | Path) -> Iterator[Path]:
             f"{path}: could not be written ({error.strerror}); make room or choose another folder"
         ) from error
     finally:
-        part.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
 
 
 def _sweep(path: Path) -> None:
-    """Remove the temporary files that killed writers of `path` left: a live writer holds a lock on its own."""
+    """Remove the temporary folders that killed writers of `path` left: a live writer holds a lock on its own."""
     for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with suppress(OSError), open(old, "rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            old.unlink()
+        with suppress(OSError):
+            handle = os.open(old, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(old)
+            finally:
+                os.close(handle)
 
 
 def sha256_file(path: str | Path) -> str:
