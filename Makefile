@@ -31,6 +31,7 @@ test: .venv/.dev
 # The same as on a processor that knows no bfloat16 and no AVX-512, whatever this one knows.
 test-avx2: export ATEN_CPU_CAPABILITY := avx2
 test-avx2: export ONEDNN_MAX_CPU_ISA := AVX2
+test-avx2: export MKL_ENABLE_INSTRUCTIONS := AVX2
 test-avx2: export NUMBA_CPU_NAME := haswell
 test-avx2: test
 

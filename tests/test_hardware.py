@@ -9,7 +9,12 @@ import torch
 from antibody_sae import hardware
 from antibody_sae.models import model as models
 
-AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "NUMBA_CPU_NAME": "haswell"}
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "NUMBA_CPU_NAME": "haswell",
+}
 """What makes a newer x86 behave like one without AVX-512 and bfloat16."""
 
 
@@ -17,8 +22,10 @@ AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "NUMBA_CPU_
 def new_chip(monkeypatch):
     for name in AVX2:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_bf16": True})
+    chip = {"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: chip)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    return chip
 
 
 def test_a_chip_with_bfloat16(new_chip):
@@ -26,10 +33,24 @@ def test_a_chip_with_bfloat16(new_chip):
     assert hardware.instruction_set() == "AVX512 with bfloat16"
 
 
-@pytest.mark.parametrize(("isa", "has"), [("AVX2", False), ("AVX512_CORE_VNNI", False), ("AVX512_CORE_AMX", True)])
-def test_onednn_held_back(new_chip, monkeypatch, isa, has):
+def test_a_chip_whose_bfloat16_is_slower_than_its_float32(new_chip):
+    new_chip["amx_bf16"] = False  # a virtual machine whose host hides it
+    assert hardware.bfloat16_in_hardware(), "so an explicit bfloat16 is no cause for a warning"
+    assert hardware.fast_dtype() == "float32"
+
+
+@pytest.mark.parametrize(
+    ("isa", "has", "fast"),
+    [
+        ("AVX2", False, "float32"),
+        ("AVX512_CORE_VNNI", False, "float32"),
+        ("AVX512_CORE_BF16", True, "float32"),
+        ("AVX512_CORE_AMX", True, "bfloat16"),
+    ],
+)
+def test_onednn_held_back(new_chip, monkeypatch, isa, has, fast):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
-    assert hardware.bfloat16_in_hardware() == has
+    assert (hardware.bfloat16_in_hardware(), hardware.fast_dtype()) == (has, fast)
 
 
 def test_aten_held_back(new_chip, monkeypatch):

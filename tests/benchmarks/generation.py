@@ -1,12 +1,12 @@
 """Generation against the `iglm` package's own IgLM.generate: same weights, machine and number of threads.
 
-Prints JSON: vs_iglm_package (sequences per second, ours as the pipeline generates them over theirs, in this processor's
-own number format; where that is bfloat16, vs_iglm_package_float32 too), of_matmul (the time of the weights' float32
-products alone, 128 rows at a time for as many tokens as were written, over the time of writing them; attention's
-products count as writing), the rates, and the instruction set. ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
-NUMBA_CPU_NAME=haswell measure a newer processor as an older one. The package pins old versions: under the present ones
-its class loads, but its tokenizer gives every token the id of [UNK], so it is handed one that reads the same vocabulary
-file by line.
+Prints JSON: vs_iglm_package (sequences per second, ours as the pipeline generates them over theirs, in this
+processor's own number format; where that is bfloat16, vs_iglm_package_float32 too), of_matmul (the time of the
+weights' float32 products alone, 128 rows at a time for as many tokens as were written, over the time of writing them;
+attention's products count as writing), the rates, and the instruction set. ATEN_CPU_CAPABILITY=avx2
+ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell measure a newer processor as an older one.
+The package pins old versions: under the present ones its class loads, but its tokenizer gives every token the id of
+[UNK], so it is handed one that reads the same vocabulary file by line.
 
     python tests/benchmarks/generation.py [--ours 256] [--theirs 8] [--rounds 3] [--threads 1]
 """

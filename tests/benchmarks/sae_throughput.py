@@ -6,7 +6,7 @@ Needs the peers of envs/peers.txt. Every contestant makes full training steps (f
 optimizer, constraints) on the same batches of real activations; a ratio compares the shortest step times. Prints one
 JSON line last: the instruction set, and each ratio's value with the float32 encoder and, where the processor multiplies
 it in hardware, with the bfloat16 encoder (peers always run in float32). ATEN_CPU_CAPABILITY=avx2
-ONEDNN_MAX_CPU_ISA=AVX2 NUMBA_CPU_NAME=haswell make a newer processor an AVX2 one.
+ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell make a newer processor an AVX2 one.
 """
 
 from __future__ import annotations
