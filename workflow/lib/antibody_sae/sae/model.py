@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from antibody_sae.activations import finite
 from antibody_sae.io import InputError, check_provenance, read_json, read_safetensors, write_json, write_safetensors
 from antibody_sae.sae import selection
 
@@ -129,7 +130,7 @@ class SAE:
         if x.ndim != 2 or x.shape[1] != self.d_model:
             raise InputError(f"activations of shape {tuple(x.shape)}: this SAE reads [n, {self.d_model}]")
         y = (x.to(self.pre_bias.device, torch.float32) - self.pre_bias) / self.scale
-        if not torch.isfinite(y).all():
+        if not finite(y):
             raise InputError("activations hold NaN or Inf; harvest them again, in bfloat16 or float32")
         return y
 

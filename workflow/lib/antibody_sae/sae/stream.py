@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from antibody_sae.activations import Store
+from antibody_sae.activations import Store, finite
 from antibody_sae.io import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Stream:
 
     def _rows(self, chunk: tuple[int, int, int]) -> Tensor:
         acts, residue_id = self.store.read(*chunk)
-        if not torch.isfinite(acts).all():
+        if not finite(acts):
             name = self.store.manifest["shards"][chunk[0]]["file"]
             raise InputError(
                 f"{self.store.folder / name}, rows {chunk[1]} to {chunk[2]}: NaN or Inf activations; delete the file "
