@@ -75,3 +75,17 @@ def test_variables_act_on_torch_itself():
 def test_auto_is_what_the_hardware_has(iglm_s):
     assert models.load({"name": "iglm-s"}).dtype_name == hardware.fast_dtype()
     assert models.load({"name": "iglm-s", "dtype": "float16"}).dtype_name == "float16"
+
+
+@pytest.mark.parametrize(("slower", "said"), [(1.6, "1.6 times as long"), (150.0, "150 times as long"), (0.6, None)])
+def test_an_explicit_bfloat16_is_warned_of_where_it_is_slower(new_chip, monkeypatch, slower, said):
+    assert hardware.slower_than_auto("bfloat16") is None, "fast here"
+    new_chip["amx_bf16"] = False
+    monkeypatch.setattr(hardware, "bfloat16_slowdown", lambda device: slower)
+    warning = hardware.slower_than_auto("bfloat16")
+    assert warning is None if said is None else said in warning
+    assert hardware.slower_than_auto("float32") is None
+
+
+def test_the_slowdown_is_measured():
+    assert 0.01 < hardware.bfloat16_slowdown() < 10_000

@@ -31,11 +31,6 @@ _WINDOW = 2048
 _GOLDEN = 0.6180339887498949
 
 
-def finite(values: Tensor) -> bool:
-    """Whether none is NaN or Inf: by the least and the largest, 15 times as fast as torch.isfinite."""
-    return not values.numel() or bool(torch.isfinite(torch.stack(values.aminmax())).all())
-
-
 def numbered(antibodies: pd.DataFrame, chains: pd.DataFrame) -> pd.DataFrame:
     """Antibodies all of whose chains were numbered, in file order.
 

@@ -60,15 +60,25 @@ def instruction_set(device: str | torch.device = "cpu") -> str:
     return name + (" with bfloat16" if bfloat16_in_hardware(device) else "")
 
 
-def bfloat16_slowdown() -> float:
-    """How many times slower than in float32 a small bfloat16 product is on this CPU; 0.2 s at most where it is slow."""
+def bfloat16_slowdown(device: str | torch.device = "cpu") -> float:
+    """How many times slower than in float32 a small bfloat16 product is there; 0.2 s at most where it is slow."""
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
-        a, b = torch.ones(32, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+        a, b = torch.ones(32, 256, dtype=dtype, device=device), torch.ones(256, 256, dtype=dtype, device=device)
         best = float("inf")
-        for _ in range(3):
+        for _ in range(5):
             start = time.perf_counter()
-            a @ b
+            (a @ b)[0, 0].item()  # which waits for a GPU
             best = min(best, time.perf_counter() - start)
         seconds[dtype] = best
     return seconds[torch.bfloat16] / seconds[torch.float32]
+
+
+def slower_than_auto(dtype: str, device: str | torch.device = "cpu") -> str | None:
+    """What to say of bfloat16 where `auto` avoids it, rightly so by the clock."""
+    if dtype != "bfloat16" or fast_dtype(device) == "bfloat16":
+        return None
+    slower = bfloat16_slowdown(device)
+    if slower <= 1.1:
+        return None
+    return f"on this {torch.device(device).type} products in bfloat16 take {slower:.3g} times as long as in float32"

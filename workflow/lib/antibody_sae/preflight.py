@@ -78,11 +78,8 @@ def measure(config: Config) -> Rates:
     model = models.load(config["model"])
     start = time.process_time()
     _say(f"{model.spec.name} in {model.dtype_name} on {hardware.instruction_set(model.device)}, {start:.1f} s to load")
-    if model.dtype == torch.bfloat16 and not hardware.bfloat16_in_hardware(model.device):
-        _say(
-            f"Warning: this {model.device.type} has no bfloat16 in hardware: here its products are "
-            f"{hardware.bfloat16_slowdown():.0f} times slower than in float32; set model.dtype: auto"
-        )
+    if said := hardware.slower_than_auto(model.dtype_name, model.device):
+        _say(f"Warning: {said}; set model.dtype: auto")
     sequences = config["sequences"]
     wanted = sequences["chains"]
     chains = wanted if wanted in model.spec.templates else wanted[0]  # IgLM reads a pair one chain at a time

@@ -26,7 +26,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from antibody_sae.activations import finite
 from antibody_sae.io import InputError, check_provenance, read_json, read_safetensors, write_json, write_safetensors
 from antibody_sae.sae import selection
 
@@ -66,6 +65,11 @@ def sort_keys(preactivation: Tensor) -> np.ndarray:
 def select(preactivation: Tensor, k: int) -> Tensor:
     """[n, k] int64 indices of the k largest, ascending (any device; the CPU's training path uses kernels)."""
     return preactivation.topk(k, sorted=False).indices.sort(-1).values
+
+
+def finite(values: Tensor) -> bool:
+    """Whether none is NaN or Inf: by the least and the largest, 15 times as fast as torch.isfinite."""
+    return not values.numel() or bool(torch.isfinite(torch.stack(values.aminmax())).all())
 
 
 @dataclass

@@ -6,17 +6,14 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from antibody_sae.activations import Store, finite
+from antibody_sae.activations import Store
 from antibody_sae.io import InputError
-
-if TYPE_CHECKING:
-    from antibody_sae.sae.model import SAE
+from antibody_sae.sae.model import SAE, finite
 
 CHUNK = 8192
 """Rows read from a shard at a time."""
