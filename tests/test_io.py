@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and damage is found when they are read."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -58,6 +59,35 @@ def test_a_full_disk_is_a_clear_error_and_no_file(tmp_path, write):
     assert "InputError" in done.stderr
     assert f"{tmp_path / 'out'}: could not be written" in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_is_full_from_the_start_is_said(tmp_path, monkeypatch):
+    def full(**options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(io.tempfile, "mkdtemp", full)
+    with pytest.raises(InputError, match=r"a\.json: could not be written \(No space left on device\)"):
+        io.write_json({}, tmp_path / "a.json")
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    """Its library's own temporary file too; what a living one writes stays."""
+    code = """
+import os, signal, sys
+from antibody_sae import io
+with io.atomic(sys.argv[1]) as part:
+    part.with_name(".tmp123").write_text("of a library")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.json")], env=env, check=False)
+    assert [name.endswith(".part") for name in os.listdir(tmp_path)] == [True]
+    with io.atomic(tmp_path / "a.json") as mine:
+        assert list(tmp_path.iterdir()) == [mine.parent]
+        io.write_json({"a": 1}, tmp_path / "a.json")
+        assert mine.exists()
+        mine.write_text("{}")
+    assert os.listdir(tmp_path) == ["a.json"]
 
 
 def test_a_flipped_byte_in_a_parquet_is_named(tmp_path):

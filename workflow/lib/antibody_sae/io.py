@@ -61,30 +61,39 @@ def atomic(path: str | Path) -> Iterator[Path]:
     with the folder, by whichever way the writing ends.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
-    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    with _told_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
     handle, part = os.open(folder, os.O_RDONLY), folder / "part"
     try:
-        part.touch()
         with suppress(OSError):  # a file system without locks: leftovers of killed jobs stay there
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield part
-        with open(part, "rb+") as written:
-            os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)  # safetensors makes files that only their owner can read
-        os.replace(part, path)
+        with _told_of(path):
+            part.touch()
+            yield part
+            with open(part, "rb+") as written:
+                os.fsync(written.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(part, 0o666 & ~umask)  # safetensors makes files that only their owner can read
+            os.replace(part, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+@contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Say in plain words that `path` cannot be written."""
+    try:
+        yield
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}:
             raise
         raise InputError(
             f"{path}: could not be written ({error.strerror}); make room or choose another folder"
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
 
 
 def _sweep(path: Path) -> None:
