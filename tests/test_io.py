@@ -62,7 +62,7 @@ def test_a_full_disk_is_a_clear_error_and_no_file(tmp_path, write):
 
 
 def test_a_disk_that_is_full_from_the_start_is_said(tmp_path, monkeypatch):
-    def full(**options):
+    def full(*options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(io.tempfile, "mkdtemp", full)

@@ -61,15 +61,16 @@ def atomic(path: str | Path) -> Iterator[Path]:
     with the folder, by whichever way the writing ends.
     """
     path = Path(path)
-    with _told_of(path):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
-    handle, part = os.open(folder, os.O_RDONLY), folder / "part"
-    try:
-        with suppress(OSError):  # a file system without locks: leftovers of killed jobs stay there
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        with _told_of(path):
+        with (
+            tempfile.TemporaryDirectory(".part", f".{path.name}.", path.parent, ignore_cleanup_errors=True) as folder,
+            _opened(folder) as handle,
+        ):
+            with suppress(OSError):  # a file system without locks: leftovers of killed jobs stay there
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            part = Path(folder, "part")
             part.touch()
             yield part
             with open(part, "rb+") as written:
@@ -78,16 +79,6 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.umask(umask)
             os.chmod(part, 0o666 & ~umask)  # safetensors makes files that only their owner can read
             os.replace(part, path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(handle)
-
-
-@contextmanager
-def _told_of(path: Path) -> Iterator[None]:
-    """Say in plain words that `path` cannot be written."""
-    try:
-        yield
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES}:
             raise
@@ -96,16 +87,22 @@ def _told_of(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _opened(folder: str | Path) -> Iterator[int]:
+    """A folder's descriptor, to lock it by."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
 def _sweep(path: Path) -> None:
     """Remove the temporary folders that killed writers of `path` left: a live writer holds a lock on its own."""
     for old in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        with suppress(OSError):
-            handle = os.open(old, os.O_RDONLY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(old)
-            finally:
-                os.close(handle)
+        with suppress(OSError), _opened(old) as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old)
 
 
 def sha256_file(path: str | Path) -> str:

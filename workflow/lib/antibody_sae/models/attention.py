@@ -30,6 +30,8 @@ NAME = "antibody_sae"
 """What transformers calls this attention."""
 GROWTH = 32
 """Tokens by which the buffers of a bfloat16 model grow on the CPU."""
+_LINE = 16
+"""float32 numbers of a cache line."""
 # Sums may be reordered (vectorised), but NaN and Inf keep their meaning. Compiled once, cached on disk.
 _FASTMATH = {"contract", "reassoc", "nsz"}
 _LOG2E = np.float32(np.log2(np.e))
@@ -40,10 +42,6 @@ _SMALLEST, _HALF, _ONE = np.float32(-126), np.float32(0.5), np.float32(1)
 
 def _jit(function: Any) -> Any:
     return njit(function, nogil=True, cache=True, fastmath=_FASTMATH, error_model="numpy")
-
-
-_LINE = 16
-"""float32 numbers of a cache line."""
 
 
 @intrinsic
