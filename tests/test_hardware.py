@@ -8,14 +8,7 @@ import pytest
 import torch
 from antibody_sae import hardware
 from antibody_sae.models import model as models
-
-AVX2 = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    "NUMBA_CPU_NAME": "haswell",
-}
-"""What makes a newer x86 behave like one without AVX-512 and bfloat16."""
+from harness import AVX2
 
 
 @pytest.fixture

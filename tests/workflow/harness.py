@@ -20,6 +20,13 @@ TINY = ROOT / "tests" / "config" / "tiny.yaml"
 SCRIPT = re.compile(r"\.snakemake/scripts/tmp[^/]*\.(\w+)\.py$")
 TIMED = {"logs", "benchmarks", "checkpoints", "report", "preflight.json"}  # these hold times: the report shows costs
 HOUR = 3600
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "NUMBA_CPU_NAME": "haswell",
+}
+"""What makes a newer x86 behave like one without AVX-512 and bfloat16."""
 
 
 def environment() -> dict[str, str]:

@@ -2,14 +2,7 @@
 
 import pytest
 from antibody_sae import hardware
-from harness import Run, environment
-
-AVX2 = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-    "NUMBA_CPU_NAME": "haswell",
-}
+from harness import AVX2, Run, environment
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from antibody_sae.activations import Store
 from antibody_sae.io import InputError, sha256_file
 from antibody_sae.sae import checkpoints
 from antibody_sae.sae.checkpoints import DICTIONARY_LEARNING, OWN, SAELENS, SPARSIFY, Checkpoint, recognise
-from antibody_sae.sae.model import SAE
+from antibody_sae.sae.model import SAE, finite
 from antibody_sae.sae.prefixes import kind_of
 from antibody_sae.sae.stream import statistics
 
@@ -90,7 +90,7 @@ class _Tensors:
                 f"{self.path}: {name} has shape {list(value.shape)} where {['any' if n < 0 else n for n in shape]} is "
                 "wanted; copy the checkpoint again"
             )
-        if not torch.isfinite(value).all():
+        if not finite(value):
             raise InputError(f"{self.path}: {name} holds NaN or Inf; take an earlier checkpoint")
         return value.float()
 
